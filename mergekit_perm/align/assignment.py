@@ -1,0 +1,45 @@
+"""Linear assignment: the permutation that gathers the most similarity."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from mergekit_perm.permutation import Indices
+
+Similarity = npt.NDArray[np.float64]
+
+
+def assign(similarity: Similarity) -> Indices:
+    """Return `p` maximising `sum(similarity[i, p[i]])`; `similarity` has shape (n, n).
+
+    Among equally good assignments the solver's own order decides, so ties (dead units, say) may
+    move; callers keep a move only if it gains.
+    """
+    _, columns = linear_sum_assignment(similarity, maximize=True)
+    return np.asarray(columns, dtype=np.int64)
+
+
+def assign_blocks(similarity: Similarity) -> Indices:
+    """Return the best inner assignment for every pair of blocks.
+
+    Args:
+        similarity: shape (a, s, b, s): inner element i of block x against j of block y.
+
+    Returns:
+        Indices of shape (a, b, s).
+    """
+    a, size, b, _ = similarity.shape
+    result = np.empty((a, b, size), dtype=np.int64)
+    for x in range(a):
+        for y in range(b):
+            result[x, y] = assign(similarity[x, :, y, :])
+    return result
+
+
+def gathered(similarity: Similarity, choice: Indices) -> Similarity:
+    """Return what `choice` (a, b, s) gathers from `similarity` (a, s, b, s): shape (a, b)."""
+    by_pair = similarity.transpose(0, 2, 1, 3)
+    value: Similarity = np.take_along_axis(by_pair, choice[..., None], axis=3).sum(axis=(2, 3))
+    return value

@@ -1,0 +1,168 @@
+"""How tensors look from one outermost group: which entries each of its elements carries.
+
+A solver that updates one group sees every tensor that carries it as a matrix of elements by
+everything else. Groups nested directly within it see, inside each element (a head, a convolution
+group), the same thing again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from mergekit_perm import action, axes
+from mergekit_perm.axes import Axis
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.permutation import Indices
+
+State = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """Where the inner elements of one nested group stand, seen from an element of its outer group.
+
+    Attributes:
+        group: the nested group.
+        dim: -1 when they stand among the columns of the carrier, else the dimension of the tensor
+            that has `inner(group)`.
+        table: coordinates of shape (size, m).
+    """
+
+    group: str
+    dim: int
+    table: Indices
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """One axis of one tensor that carries the group.
+
+    Attributes:
+        tensor: the name of the tensor.
+        dim: the dimension that carries the group.
+        table: the coordinates of every element, shape (elements, m).
+        nested: the nested groups that move along with it.
+        others: the other outermost groups that the tensor carries.
+        weight: how many entries of the tensor each element carries.
+    """
+
+    tensor: str
+    dim: int
+    table: Indices
+    nested: tuple[Nested, ...]
+    others: frozenset[str]
+    weight: int
+
+    def blocks(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return `tensor` as (elements, m, other axes in order)."""
+        return _take(tensor.movedim(self.dim, 0), self.table)
+
+    @property
+    def inner_axes(self) -> tuple[Nested, ...]:
+        """The nested groups that permute another dimension of the tensor, by `inner`."""
+        return tuple(nested for nested in self.nested if nested.dim >= 0)
+
+    @property
+    def columns(self) -> tuple[Nested, ...]:
+        """The nested groups that permute the columns of the carrier itself."""
+        return tuple(nested for nested in self.nested if nested.dim < 0)
+
+    def place(self, nested: Nested) -> int:
+        """Return the dimension of `blocks` that the `inner` axis of `nested` became."""
+        return nested.dim + 1 if nested.dim > self.dim else nested.dim + 2
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that one outermost group carries."""
+
+    group: str
+    size: int
+    children: tuple[str, ...]
+    carriers: tuple[Carrier, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors that carry the group, each once."""
+        return tuple(dict.fromkeys(carrier.tensor for carrier in self.carriers))
+
+    def seen_from(self, settled: Collection[str]) -> View:
+        """Return the view on those tensors only whose other groups are all among `settled`."""
+        known = tuple(carrier for carrier in self.carriers if carrier.others <= set(settled))
+        return replace(self, carriers=known)
+
+    @property
+    def weight(self) -> int:
+        """How many entries each element carries in all: what there is to recognise it by."""
+        return sum(carrier.weight for carrier in self.carriers)
+
+
+def views(spec: PermutationSpec, tensors: Collection[str]) -> list[View]:
+    """Return a view of every outermost group of bound `spec`, over the tensors named."""
+    result = []
+    for group in spec.groups.top():
+        children = tuple(spec.groups.children(group))
+        carriers = [
+            _carrier(spec, tensor, dim, axis, group, children)
+            for tensor in spec.carriers(group)
+            if tensor in tensors
+            for dim, axis in enumerate(spec.axes[tensor])
+            if _carries(spec, axis, group)
+        ]
+        result.append(View(group, spec.groups[group].size, children, tuple(carriers)))
+    return result
+
+
+def _carries(spec: PermutationSpec, axis: Axis, group: str) -> bool:
+    whole = {leaf.group for leaf in axes.leaves(axis) if isinstance(leaf, axes.Whole)}
+    return any(group == outer.name for name in whole for outer in spec.groups.chain(name))
+
+
+def _carrier(
+    spec: PermutationSpec, tensor: str, dim: int, axis: Axis, group: str, children: tuple[str, ...]
+) -> Carrier:
+    nested = []
+    for child in children:
+        if _carries(spec, axis, child):
+            table = action.inner_occurrences(axis, spec.groups, child)
+            nested.append(Nested(child, -1, table))
+        row = spec.axes[tensor]
+        for other, expression in enumerate(row):
+            if axes.inner_group(expression) != child:
+                continue
+            if action.carrier(row, spec.groups, child) == dim:
+                table = action.inner_occurrences(expression, spec.groups, child)
+                nested.append(Nested(child, other, table))
+    return Carrier(
+        tensor,
+        dim,
+        action.occurrences(axis, spec.groups, group),
+        tuple(nested),
+        others=frozenset(_outermost(spec, tensor) - {group}),
+        weight=math.prod((spec.shapes or {})[tensor]) // spec.groups[group].size,
+    )
+
+
+def _outermost(spec: PermutationSpec, tensor: str) -> set[str]:
+    named = {name for axis in spec.axes[tensor] for name in axes.names(axis)}
+    return {spec.groups.chain(name)[-1].name for name in named}
+
+
+def _take(tensor: torch.Tensor, table: Indices) -> torch.Tensor:
+    """Return the leading axis of `tensor` taken at `table`: shape (*table.shape, ...)."""
+    flat = tensor.index_select(0, torch.from_numpy(table.reshape(-1)).to(tensor.device))
+    return flat.reshape(*table.shape, *tensor.shape[1:])
+
+
+def element_rows(blocks: torch.Tensor, place: int, table: Indices) -> torch.Tensor:
+    """Return `blocks` (elements, m, ...) as (elements, inner elements, rest), rest flattened.
+
+    The inner elements are those that `table` finds along dimension `place` of `blocks`.
+    """
+    moved = blocks.movedim(place, 0)
+    taken = _take(moved, table).movedim(2, 0)
+    return taken.reshape(taken.shape[0], table.shape[0], -1)

@@ -1,0 +1,376 @@
+"""The axis language: what permutes the coordinates of one axis of one tensor.
+
+    64               64 coordinates that stay where they are; `_` for as many as the tensor has
+    g                permuted by group g; for a nested group, its whole length (outer x inner)
+    a * b            row-major product, a outermost: `conv5 * 49`, `heads * dim`
+    a + b            concatenation: `g + g`, `q + k + v`
+    g[i:j:k]         coordinates of g in another order, or a part of them; also g[[2, 0, 1]]
+    inner(g)         the inner permutation of nested group g, chosen by the outer index that another
+                     axis of the tensor carries: a grouped convolution is [out, inner(in), 3, 3]
+
+This module reads and writes expressions and knows their sizes; `action` knows what they do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mergekit_perm.errors import PermutationSpecError, suggest
+from mergekit_perm.permutation import Indices
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A named permutation of `size` elements; `within` names the outer group of a nested one."""
+
+    name: str
+    size: int
+    within: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """`size` coordinates that stay where they are; None is `_`, as many as the tensor has."""
+
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All elements of a group, in order."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """The inner permutation of a nested group, chosen by the outer index on another axis."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A row-major product; the first factor is outermost."""
+
+    factors: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenation:
+    """Terms one after another."""
+
+    terms: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Every `step`-th coordinate of `base` from `start` to before `stop`, as Python slices."""
+
+    base: Axis
+    start: int | None
+    stop: int | None
+    step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """The named coordinates of `base`, in the order given."""
+
+    base: Axis
+    indices: tuple[int, ...]
+
+
+Leaf = Fixed | Whole | Inner
+Part = Slice | Pick
+Axis = Leaf | Product | Concatenation | Part
+
+
+# ------------------------------------------------------------------------------------- text
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<name>[A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)+)|(?P<int>-?\d+)|(?P<mark>[-+*()\[\]:,]))"
+)
+
+
+def parse(text: str | int) -> Axis:
+    """Return the axis that `text` describes.
+
+    Raises:
+        PermutationSpecError: naming the column where the text stops making sense.
+    """
+    return _Parser(str(text)).parse()
+
+
+class _Parser:
+    """Recursive descent over the grammar `sum := product ('+' product)*` and so on down."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens = list(self._tokenize())
+        self.at = 0
+
+    def _tokenize(self) -> Iterator[tuple[str, str, int]]:
+        position, end = 0, len(self.text.rstrip())
+        while position < end:
+            match = _TOKEN.match(self.text, position)
+            if match is None:
+                raise self._error("this character has no meaning here", position)
+            kind = match.lastgroup or ""
+            yield kind, match[kind], match.start(kind)
+            position = match.end()
+
+    def parse(self) -> Axis:
+        if not self.tokens:
+            raise PermutationSpecError("an axis is empty: write a number, a group, or `_`")
+        axis = self._sum()
+        if self.at < len(self.tokens):
+            raise self._error("expected '+', '*', '[' or the end", self.tokens[self.at][2])
+        return axis
+
+    def _sum(self) -> Axis:
+        terms = [self._product()]
+        while self._take("+"):
+            terms.append(self._product())
+        return terms[0] if len(terms) == 1 else Concatenation(tuple(terms))
+
+    def _product(self) -> Axis:
+        factors = [self._item()]
+        while self._take("*"):
+            factors.append(self._item())
+        return factors[0] if len(factors) == 1 else Product(tuple(factors))
+
+    def _item(self) -> Axis:
+        item = self._atom()
+        while self._take("["):
+            item = self._part(item)
+            self._expect("]")
+        return item
+
+    def _atom(self) -> Axis:
+        if self._take("("):
+            axis = self._sum()
+            self._expect(")")
+            return axis
+        kind, word, position = self._next("a number, a group name or '('")
+        if kind == "int" and not word.startswith("-"):
+            return Fixed(int(word))
+        if kind != "name":
+            raise self._error("expected a number, a group name or '('", position)
+        if word == "_":
+            return Fixed(None)
+        if word == "inner" and self._take("("):
+            name = self._next("a group name")[1]
+            self._expect(")")
+            return Inner(name)
+        return Whole(word)
+
+    def _part(self, base: Axis) -> Axis:
+        if self._take("["):
+            indices = [self._integer()]
+            while self._take(","):
+                indices.append(self._integer())
+            self._expect("]")
+            return Pick(base, tuple(indices))
+        bounds: list[int | None] = [None, None, None]
+        for place in range(3):
+            if self._peek_kind() == "int":
+                bounds[place] = self._integer()
+            if place < 2 and not self._take(":"):
+                break
+        return Slice(base, *bounds)
+
+    def _integer(self) -> int:
+        kind, word, position = self._next("a whole number")
+        if kind != "int":
+            raise self._error("expected a whole number", position)
+        return int(word)
+
+    def _peek_kind(self) -> str:
+        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
+
+    def _take(self, mark: str) -> bool:
+        found = self.at < len(self.tokens) and self.tokens[self.at][1] == mark
+        self.at += found
+        return found
+
+    def _expect(self, mark: str) -> None:
+        if not self._take(mark):
+            end = self.at == len(self.tokens)
+            raise self._error(
+                f"expected '{mark}'", len(self.text) if end else self.tokens[self.at][2]
+            )
+
+    def _next(self, wanted: str) -> tuple[str, str, int]:
+        if self.at == len(self.tokens):
+            raise self._error(f"expected {wanted}", len(self.text))
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def _error(self, message: str, position: int) -> PermutationSpecError:
+        return PermutationSpecError(f"axis '{self.text}', column {position + 1}: {message}")
+
+
+def format_axis(axis: Axis) -> str:
+    """Return the text of `axis`; `parse(format_axis(axis)) == axis`."""
+    match axis:
+        case Fixed(size):
+            return "_" if size is None else str(size)
+        case Whole(group):
+            return group
+        case Inner(group):
+            return f"inner({group})"
+        case Product(factors):
+            return " * ".join(_bracketed(f, Product, Concatenation) for f in factors)
+        case Concatenation(terms):
+            return " + ".join(_bracketed(t, Concatenation) for t in terms)
+        case Pick(base, indices):
+            return f"{_bracketed(base, Product, Concatenation)}[[{', '.join(map(str, indices))}]]"
+        case Slice(base, start, stop, step):
+            head = _bracketed(base, Product, Concatenation)
+            first, last = ("" if bound is None else str(bound) for bound in (start, stop))
+            return f"{head}[{first}:{last}{'' if step is None else f':{step}'}]"
+
+
+def _bracketed(axis: Axis, *kinds: type) -> str:
+    return f"({format_axis(axis)})" if isinstance(axis, kinds) else format_axis(axis)
+
+
+# --------------------------------------------------------------------------------- structure
+
+
+def leaves(axis: Axis) -> Iterator[Leaf]:
+    """Yield the fixed runs and group references of `axis`, left to right."""
+    match axis:
+        case Product(parts) | Concatenation(parts):
+            for part in parts:
+                yield from leaves(part)
+        case Slice(base) | Pick(base):
+            yield from leaves(base)
+        case Fixed() | Whole() | Inner():
+            yield axis
+
+
+def names(axis: Axis) -> set[str]:
+    """Return the groups that `axis` refers to."""
+    return {leaf.group for leaf in leaves(axis) if not isinstance(leaf, Fixed)}
+
+
+def inner_group(axis: Axis) -> str | None:
+    """Return the group of `inner(g)` in `axis`, or None."""
+    return next((leaf.group for leaf in leaves(axis) if isinstance(leaf, Inner)), None)
+
+
+def has_part(axis: Axis) -> bool:
+    """Tell whether `axis` takes a part of something or reorders it."""
+    match axis:
+        case Product(parts) | Concatenation(parts):
+            return any(has_part(part) for part in parts)
+        case Slice() | Pick():
+            return True
+        case _:
+            return False
+
+
+class Groups(Mapping[str, Group]):
+    """The groups of one spec: lengths, nesting, and where each one's labels begin."""
+
+    def __init__(self, groups: Mapping[str, Group]) -> None:
+        self._groups = dict(groups)
+        self._lengths: dict[str, int] = {}
+        self.offsets: dict[str, int] = {}
+        total = 0
+        for name in self._groups:
+            self.offsets[name] = total
+            total += self.length(name)
+        self.total = total
+
+    def __getitem__(self, name: str) -> Group:
+        if name not in self._groups:
+            raise PermutationSpecError(f"no group '{name}'{suggest(name, self._groups)}")
+        return self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def length(self, name: str) -> int:
+        """Return how many coordinates `name` permutes; for a nested group, outer times inner."""
+        if name not in self._lengths:
+            size = 1
+            for group in self.chain(name):
+                size *= group.size
+            self._lengths[name] = size
+        return self._lengths[name]
+
+    def chain(self, name: str) -> list[Group]:
+        """Return the group, the group it lies within, and so on to the outermost.
+
+        Raises:
+            PermutationSpecError: when a group is unknown or lies within itself.
+        """
+        chain = [self[name]]
+        while (outer := chain[-1].within) is not None:
+            if any(group.name == outer for group in chain):
+                raise PermutationSpecError(f"group '{name}' lies within itself")
+            chain.append(self[outer])
+        return chain
+
+    def children(self, name: str) -> list[str]:
+        """Return the groups nested directly within `name`."""
+        return [group.name for group in self._groups.values() if group.within == name]
+
+    def top(self) -> list[str]:
+        """Return the groups that lie within no other, in order."""
+        return [group.name for group in self._groups.values() if group.within is None]
+
+
+def size(axis: Axis, groups: Groups) -> int:
+    """Return how many coordinates `axis` has.
+
+    Raises:
+        PermutationSpecError: for an unknown group, `inner` of a group that is not nested, `_`
+            inside a larger expression, or indices out of range.
+    """
+    match axis:
+        case Fixed(count):
+            if count is None:
+                raise PermutationSpecError(
+                    "`_` stands for a whole axis; it cannot be part of an expression"
+                )
+            return count
+        case Whole(group):
+            return groups.length(group)
+        case Inner(group):
+            if groups[group].within is None:
+                raise PermutationSpecError(
+                    f"inner({group}): '{group}' is not nested (it has no `within`)"
+                )
+            return groups[group].size
+        case Product(factors):
+            return int(np.prod([size(factor, groups) for factor in factors]))
+        case Concatenation(terms):
+            return sum(size(term, groups) for term in terms)
+        case Slice(base) | Pick(base):
+            return len(chosen(axis, size(base, groups)))
+
+
+def chosen(part: Part, length: int) -> Indices:
+    """Return which coordinates of its base `part` shows, in order; its base has `length`."""
+    every = np.arange(length)
+    if isinstance(part, Slice):
+        if part.step == 0:
+            raise PermutationSpecError(f"{format_axis(part)}: the step of a slice cannot be 0")
+        return every[slice(part.start, part.stop, part.step)]
+    outside = [i for i in part.indices if not -length <= i < length]
+    if outside:
+        raise PermutationSpecError(
+            f"{format_axis(part)}: index {outside[0]} is outside 0..{length - 1}"
+        )
+    return every[list(part.indices)]

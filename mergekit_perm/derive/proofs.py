@@ -1,0 +1,77 @@
+"""Proofs kept by content, so that a spec is verified once per network and not once per run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mergekit_perm.cache import cache_folder
+from mergekit_perm.derive.verify import TOLERANCE, Proof, verify
+from mergekit_perm.files import write_text
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.progress import Progress, silent
+
+# Raise when `verify` becomes stricter, so that older proofs no longer count.
+_VERSION = 1
+
+
+def proven(
+    spec: PermutationSpec,
+    architecture: str,
+    options: Mapping[str, Any],
+    build: Callable[[], tuple[nn.Module, torch.Tensor]],
+    *,
+    progress: Progress = silent,
+) -> Proof:
+    """Return the proof of bound `spec` for `architecture`, verifying it if that was not done yet.
+
+    Args:
+        spec: a bound spec.
+        architecture: what `networks.build` builds, with `options`.
+        build: called only when there is no proof yet; returns a fresh module and its inputs.
+
+    Raises:
+        PermutationSpecError: as `verify`; a spec that fails is not remembered.
+    """
+    path = proof_path(spec, architecture, options)
+    known = _read(path)
+    if known is not None:
+        return known
+    module, inputs = build()
+    proof = verify(spec, module, inputs, progress=progress)
+    write_text(path, json.dumps(asdict(proof), indent=1))
+    return proof
+
+
+def is_proven(spec: PermutationSpec, architecture: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether bound `spec` has been verified for `architecture` with `options`."""
+    return _read(proof_path(spec, architecture, options)) is not None
+
+
+def proof_path(spec: PermutationSpec, architecture: str, options: Mapping[str, Any]) -> Path:
+    """Return where the proof is kept: it holds for these groups, shapes, options and version."""
+    content = [
+        _VERSION,
+        TOLERANCE,
+        spec.sha256,
+        architecture,
+        options,
+        sorted((spec.shapes or {}).items()),
+        torch.__version__,
+    ]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return cache_folder("proofs") / f"{digest}.json"
+
+
+def _read(path: Path) -> Proof | None:
+    try:
+        return Proof(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # no proof, or one that cannot be read: verify again

@@ -1,0 +1,23 @@
+"""Where the YAML files of specs/ are: inside an installed wheel, or at the root of a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+_FOLDERS = (_PACKAGE / "specs", _PACKAGE.parent / "specs")
+
+
+def specs_folder() -> Path:
+    """Return the folder that holds the shipped run specs and `architectures/`."""
+    return next(folder for folder in _FOLDERS if (folder / "architectures").is_dir())
+
+
+def run_specs() -> dict[str, Path]:
+    """Return the shipped run specs by name, as `perm-merge run NAME` accepts them."""
+    return {path.stem: path for path in sorted(specs_folder().glob("*.yaml"))}
+
+
+def architecture_specs() -> dict[str, Path]:
+    """Return the shipped permutation specs by file name without its ending."""
+    return {path.stem: path for path in sorted((specs_folder() / "architectures").glob("*.yaml"))}
