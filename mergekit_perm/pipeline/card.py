@@ -1,0 +1,78 @@
+"""What stands beside the weights of a merged network: config, card, and the spec it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergekit_perm.files import write_text
+from mergekit_perm.spec import RunSpec, resolved
+from mergekit_perm.spec.models import MergeSpec
+
+
+def write(
+    folder: Path,
+    recipe: MergeSpec,
+    networks: Sequence[str],
+    config: Mapping[str, Any],
+    spec: RunSpec,
+) -> None:
+    """Write config.json, README.md and perm_merge_config.yml into `folder`."""
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(folder / "perm_merge_config.yml", resolved(spec))
+    write_text(folder / "README.md", model_card(recipe, networks, config, spec))
+
+
+def model_card(
+    recipe: MergeSpec, networks: Sequence[str], config: Mapping[str, Any], spec: RunSpec
+) -> str:
+    """Return the model card in Markdown: method, networks, how to load, configuration."""
+    front = yaml.safe_dump({"library_name": "timm", "tags": ["perm-merge", "merge"]})
+    parents = "\n".join(f"- `{name}`: {_origin(spec, name)}" for name in networks)
+    aligned = "The networks were merged as they were, without alignment."
+    if spec.align is not None:
+        aligned = (
+            f"Before merging, the neurons of every network were permuted to the reference "
+            f"`{spec.align.reference}` by `{spec.align.method}`."
+        )
+    return f"""---
+{front}---
+# {spec.name}: {recipe.name}
+
+## Merge Method
+
+`{recipe.method}` with {json.dumps(recipe.parameters.model_dump())}. {aligned}
+
+## Models Merged
+
+{parents}
+
+## How to Load
+
+```python
+import timm{_extra_import(config)}
+model = timm.create_model("local-dir:.", pretrained=True)  # from this folder
+```
+
+## Configuration
+
+```yaml
+{resolved(spec).rstrip()}
+```
+"""
+
+
+def _origin(spec: RunSpec, name: str) -> str:
+    network = spec.networks[name]
+    if network.train is None:
+        return f"checkpoint `{network.checkpoint}`"
+    return f"`{spec.architecture_of(name)}` trained from seed {network.train.seed}"
+
+
+def _extra_import(config: Mapping[str, Any]) -> str:
+    known = config["architecture"] in ("mlp", "vgg", "resnet_cifar")
+    return "\nimport mergekit_perm.networks  # registers the architecture" if known else ""

@@ -1,0 +1,102 @@
+"""The folder of a run: whose it is, what is finished in it, and what is left over.
+
+Every finished stage has a record in `.stages/`: the content key it was run with, its result, and
+the hash of every file it wrote. A stage is done when the key is the same and its files are as it
+left them; so a run that was killed goes on where it stopped, and a changed spec redoes what it must.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergekit_perm.errors import RunError
+from mergekit_perm.files import file_sha256, write_text
+
+SPEC = "spec.yaml"
+_RECORDS = ".stages"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder at `path`, which may not exist yet."""
+
+    path: Path
+
+    def claim(self, name: str, *, force: bool) -> None:
+        """Make the folder this run's own.
+
+        Raises:
+            RunError: it holds something that is not a run, or the run of another spec.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path}: is a file; choose another folder with --out")
+        if force or not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        owner = self._owner()
+        if owner is None:
+            raise RunError(
+                f"{self.path}: holds files that are no run of perm-merge; choose another folder "
+                "with --out, or overwrite with --force"
+            )
+        if owner != name:
+            raise RunError(
+                f"{self.path}: belongs to another spec, '{owner}', and this one is '{name}'; "
+                "choose another folder with --out, or overwrite with --force"
+            )
+
+    def _owner(self) -> str | None:
+        try:
+            found = yaml.safe_load((self.path / SPEC).read_text(encoding="utf-8"))
+            return str(found["name"])
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            return None
+
+    def result(self, stage: str, key: str) -> dict[str, Any] | None:
+        """Return the result of `stage` if it finished with this key and its files are intact."""
+        record = self._record(stage)
+        if record is None or record["key"] != key:
+            return None
+        for name, sha256 in record["files"].items():
+            path = self.path / name
+            if not path.is_file() or file_sha256(path) != sha256:
+                return None
+        result: dict[str, Any] = record["result"]
+        return result
+
+    def finish(self, stage: str, key: str, result: dict[str, Any], files: Iterable[str]) -> None:
+        """Record that `stage` is finished; `files` are relative to the folder."""
+        hashes = {name: file_sha256(self.path / name) for name in files}
+        record = {"stage": stage, "key": key, "result": result, "files": hashes}
+        write_text(self._record_path(stage), json.dumps(record, indent=1))
+
+    def remove_leftovers(self, stages: Collection[str]) -> None:
+        """Delete what stages wrote that the run no longer has."""
+        records = [self._read(path) for path in (self.path / _RECORDS).glob("*.json")]
+        known = [record for record in records if record is not None]
+        wanted = {file for r in known if r["stage"] in stages for file in r["files"]}
+        for record in known:
+            if record["stage"] not in stages:
+                for name in record["files"].keys() - wanted:
+                    (self.path / name).unlink(missing_ok=True)
+                self._record_path(record["stage"]).unlink(missing_ok=True)
+
+    def _record(self, stage: str) -> dict[str, Any] | None:
+        return self._read(self._record_path(stage))
+
+    def _record_path(self, stage: str) -> Path:
+        return self.path / _RECORDS / f"{stage.replace('/', '+')}.json"
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any] | None:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None  # never finished, or cut off by something that is not us: redo it
+        complete = isinstance(record, dict) and {"stage", "key", "result", "files"} <= record.keys()
+        return record if complete else None

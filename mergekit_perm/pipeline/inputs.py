@@ -1,0 +1,154 @@
+"""What a run needs before it starts: the architecture's tensors, the data, the permutation spec.
+
+Everything that can be wrong with a run's inputs is found here, before the first epoch of training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mergekit_perm import checkpoints, data, derive, evaluate, networks
+from mergekit_perm.data import Data
+from mergekit_perm.derive import Found
+from mergekit_perm.errors import RunError
+from mergekit_perm.files import file_sha256
+from mergekit_perm.spec import RunSpec
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The inputs of a run.
+
+    Attributes:
+        spec: the run spec.
+        architecture: what builds the network that is evaluated: that of the first network.
+        options: with which options.
+        shapes: the tensors of every network of the run, and their shapes.
+        parameters: how many trainable numbers a network has.
+        has_batch_norm: whether re-estimating BatchNorm statistics changes anything.
+        data: the data set, when something is trained or evaluated.
+        permutations: the permutation spec, when something is aligned.
+        device: where networks are trained and evaluated.
+        checkpoint_hashes: by network, the SHA-256 of the file it is read from.
+    """
+
+    spec: RunSpec
+    architecture: str
+    options: Mapping[str, Any]
+    shapes: Mapping[str, Shape]
+    parameters: int
+    has_batch_norm: bool
+    data: Data | None
+    permutations: Found | None
+    device: torch.device
+    checkpoint_hashes: Mapping[str, str]
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that are evaluated."""
+        return [] if self.spec.evaluate is None else list(self.spec.evaluate.splits)
+
+
+def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
+    """Return the inputs of the run that `spec` describes.
+
+    Args:
+        spec: the run spec.
+        device: used instead of the one in the spec.
+
+    Raises:
+        PermMergeError: an architecture that cannot be built, data or files that are missing, a
+            permutation spec that is missing or does not fit.
+    """
+    first = next(iter(spec.networks))
+    architecture, options = spec.architecture_of(first), spec.options_of(first)
+    module = networks.build(architecture, options, seed=0)
+    shapes = checkpoints.shapes(module)
+    _check_architectures(spec, shapes)
+    chosen = device or (spec.evaluate.device if spec.evaluate else "auto")
+    return Inputs(
+        spec=spec,
+        architecture=architecture,
+        options=options,
+        shapes=shapes,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        has_batch_norm=evaluate.has_batch_norm(module),
+        data=_data(spec, module, options),
+        permutations=_permutations(spec, architecture, options, shapes),
+        device=evaluate.device(chosen),
+        checkpoint_hashes=_checkpoint_hashes(spec),
+    )
+
+
+def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:
+    """Networks may name different architectures, but their tensors must be the same."""
+    first, *others = spec.networks
+    for name in others:
+        same = spec.architecture_of(name) == spec.architecture_of(first)
+        if same and spec.options_of(name) == spec.options_of(first):
+            continue
+        module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=0)
+        other = checkpoints.shapes(module)
+        if other != shapes:
+            different = [t for t in [*shapes, *other] if shapes.get(t) != other.get(t)]
+            raise RunError(
+                f"networks '{first}' and '{name}' have different tensors, so they cannot be "
+                f"aligned or merged; the first is {different[0]}: {shapes.get(different[0])} and "
+                f"{other.get(different[0])}"
+            )
+
+
+def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) -> Data | None:
+    trains = any(network.train is not None for network in spec.networks.values())
+    if spec.data is None or not (trains or spec.evaluate is not None):
+        return None
+    splits = list(dict.fromkeys(["train"] * _needs_train(spec, trains=trains) + _evaluated(spec)))
+    return data.load(
+        spec.data.source,
+        root=None if spec.data.root is None else spec.path(spec.data.root),
+        options=spec.data.options,
+        preprocessing=networks.preprocessing(module, options),
+        splits=splits,
+    )
+
+
+def _needs_train(spec: RunSpec, *, trains: bool) -> bool:
+    calibrates = spec.evaluate is not None and set(spec.evaluate.calibration) != {"none"}
+    return trains or calibrates
+
+
+def _evaluated(spec: RunSpec) -> list[str]:
+    return [] if spec.evaluate is None else list(spec.evaluate.splits)
+
+
+def _permutations(
+    spec: RunSpec, architecture: str, options: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Found | None:
+    if spec.align is None:
+        return None
+    if spec.align.permutations == "auto":
+        return derive.find(architecture, options, shapes)
+    return derive.from_file(spec.path(spec.align.permutations), shapes)
+
+
+def _checkpoint_hashes(spec: RunSpec) -> dict[str, str]:
+    """Hash the checkpoint files; one that is a folder or on a hub goes by its name."""
+    hashes = {}
+    for name, network in spec.networks.items():
+        if network.checkpoint is not None:
+            path = spec.path(network.checkpoint)
+            hashes[name] = file_sha256(path) if path.is_file() else network.checkpoint
+    return hashes
+
+
+def digest(*parts: Any) -> str:
+    """Return the hex SHA-256 of plain data: the content key of what was made from it."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

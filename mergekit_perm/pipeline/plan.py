@@ -1,0 +1,322 @@
+"""The plan of a run: its stages in order, each with the content key that decides if it is done."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from mergekit_perm import evaluate
+from mergekit_perm.cache import cache_folder
+from mergekit_perm.derive import is_proven
+from mergekit_perm.pipeline import stages
+from mergekit_perm.pipeline.folder import RunFolder
+from mergekit_perm.pipeline.inputs import Inputs, digest
+from mergekit_perm.pipeline.stages import Result, Workshop
+
+# Raise when a stage computes something else from the same inputs, so that old results are redone.
+_VERSION = 1
+
+# What Python, torch and timm take before any network is built, in bytes; measured on Linux.
+_INTERPRETER = 600 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: unique in the run, such as ``networks/a``.
+        title: what it does, for people.
+        key: the content key; equal keys give equal results.
+        files: what it writes, relative to the run's folder.
+        work: does it.
+    """
+
+    name: str
+    title: str
+    key: str
+    files: tuple[str, ...]
+    work: Callable[[Workshop], Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage of a plan that is looked at, not run: done, from the cache, or to do."""
+
+    stage: Stage
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do, and the most memory it is expected to need, in bytes."""
+
+    steps: tuple[Step, ...]
+    peak_memory: int
+    points: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        return {
+            "stages": [
+                {
+                    "name": step.stage.name,
+                    "title": step.stage.title,
+                    "status": step.status,
+                    "files": list(step.stage.files),
+                    "key": step.stage.key,
+                }
+                for step in self.steps
+            ],
+            "points": self.points,
+            "peak_memory_bytes": self.peak_memory,
+        }
+
+
+def plan(inputs: Inputs, folder: RunFolder) -> Plan:
+    """Return what running `inputs` in `folder` would do, without doing any of it."""
+    steps = tuple(Step(stage, _status(stage, inputs, folder)) for stage in list_stages(inputs))
+    return Plan(steps, peak_memory(inputs), len(list(_all_points(inputs))))
+
+
+def _status(stage: Stage, inputs: Inputs, folder: RunFolder) -> str:
+    if folder.result(stage.name, stage.key) is not None:
+        return "done"
+    if (cache_folder("networks") / f"{stage.key}.safetensors").is_file():
+        return "cached"
+    found = inputs.permutations
+    if stage.name == "permutations" and found is not None:
+        proven = is_proven(found.spec, inputs.architecture, inputs.options)
+        return "cached" if proven else "to do"
+    return "to do"
+
+
+def list_stages(inputs: Inputs) -> list[Stage]:
+    """Return the stages of a run, in the order in which they run."""
+    return [
+        *_network_stages(inputs),
+        *_alignment_stages(inputs),
+        *_merge_stages(inputs),
+        *_evaluation_stages(inputs),
+    ]
+
+
+# ------------------------------------------------------------------------------------ networks
+
+
+def _network_stages(inputs: Inputs) -> Iterator[Stage]:
+    spec = inputs.spec
+    for name, network in spec.networks.items():
+        key = network_key(inputs, name)
+        trained = network.train is not None
+        title = f"train {name}" if trained else f"read {name} from {network.checkpoint}"
+        work = (
+            partial(stages.train_network, name, key)
+            if trained
+            else partial(stages.read_network, name)
+        )
+        yield Stage(f"networks/{name}", title, key, (stages.network_file(name),), work)
+
+
+def network_key(inputs: Inputs, name: str) -> str:
+    """Return the content key of network `name`: all that its weights depend on."""
+    spec = inputs.spec
+    network = spec.networks[name]
+    built = [spec.architecture_of(name), spec.options_of(name)]
+    if network.train is None:
+        return digest(_VERSION, "checkpoint", built, inputs.checkpoint_hashes[name], network.ema)
+    fingerprint = inputs.data.fingerprint if inputs.data else None
+    training = spec.training(name).model_dump(mode="json")
+    where = [inputs.device.type, torch.get_num_threads() if inputs.device.type == "cpu" else 0]
+    return digest(_VERSION, "train", built, training, network.train.seed, fingerprint, where)
+
+
+# ----------------------------------------------------------------------------------- alignment
+
+
+def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
+    found, settings = inputs.permutations, inputs.spec.align
+    if found is None or settings is None:
+        return
+    yield Stage(
+        "permutations",
+        f"prove the permutation spec ({found.source})",
+        digest(_VERSION, "permutations", found.spec.sha256, inputs.architecture, inputs.options),
+        ("permspec.yaml",),
+        stages.prove_permutations,
+    )
+    names = list(inputs.spec.networks)
+    files = [place(n) for n in names for place in (stages.permutation_file, stages.aligned_file)]
+    yield Stage(
+        "align",
+        f"align {', '.join(names)} to {settings.reference} by {settings.method}",
+        _family_key(inputs, "aligned"),
+        tuple(files),
+        stages.align_networks,
+    )
+
+
+def _family_key(inputs: Inputs, alignment: str) -> str:
+    family = [network_key(inputs, name) for name in inputs.spec.networks]
+    found, settings = inputs.permutations, inputs.spec.align
+    if alignment == "naive" or found is None or settings is None:
+        return digest(_VERSION, "naive", list(inputs.spec.networks), family)
+    options = settings.model_dump(mode="json", exclude={"permutations"})
+    return digest(
+        _VERSION, "aligned", list(inputs.spec.networks), family, found.spec.sha256, options
+    )
+
+
+# -------------------------------------------------------------------------------------- merging
+
+
+def _merge_stages(inputs: Inputs) -> Iterator[Stage]:
+    alignment = "aligned" if inputs.spec.align else "naive"
+    for recipe in inputs.spec.merge:
+        folder = f"merged/{recipe.name}"
+        files = ("model.safetensors", "config.json", "README.md", "perm_merge_config.yml")
+        yield Stage(
+            f"merge/{recipe.name}",
+            f"merge {', '.join(inputs.spec.merged_networks(recipe))} by {recipe.method}",
+            _merge_key(inputs, recipe.name),
+            tuple(f"{folder}/{file}" for file in files),
+            partial(stages.merge_networks, recipe, alignment),
+        )
+
+
+def _merge_key(inputs: Inputs, recipe: str) -> str:
+    alignment = "aligned" if inputs.spec.align else "naive"
+    settings = next(r for r in inputs.spec.merge if r.name == recipe)
+    family = _family_key(inputs, alignment)
+    return digest(_VERSION, "merge", family, settings.model_dump(mode="json"), inputs.options)
+
+
+# ----------------------------------------------------------------------------------- evaluation
+
+Weights = tuple[float, ...]
+
+
+def calibrations(inputs: Inputs) -> list[str]:
+    """Return the calibrations that are measured; one that changes nothing is left out."""
+    if inputs.spec.evaluate is None:
+        return []
+    asked = inputs.spec.evaluate.calibration
+    return [c for c in asked if c == "none" or inputs.has_batch_norm]
+
+
+def alignments(inputs: Inputs) -> list[str]:
+    """Return how networks are placed when they are mixed: as they are, and aligned."""
+    return ["naive", "aligned"] if inputs.spec.align else ["naive"]
+
+
+def point_sets(inputs: Inputs) -> dict[str, list[Weights]]:
+    """Return the mixtures to measure by what they belong to, each mixture once.
+
+    "networks" are the networks themselves, "a--b" the inside of a path, "simplex" what the grid
+    has besides those. Weights are one number per network of the run.
+    """
+    spec, settings = inputs.spec, inputs.spec.evaluate
+    if settings is None:
+        return {}
+    names = list(spec.networks)
+    corners = [tuple(float(i == j) for j in range(len(names))) for i in range(len(names))]
+    sets = {"networks": corners}
+    for a, b in spec.pairs:
+        sets[f"{a}--{b}"] = _new(path_points(names, a, b, settings.points), sets)
+    if settings.simplex is not None:
+        sets["simplex"] = _new(evaluate.simplex_grid(len(names), settings.simplex.grid), sets)
+    return sets
+
+
+def path_points(names: list[str], a: str, b: str, points: int) -> list[Weights]:
+    """Return the points of the path from `a` to `b` as weights of all networks."""
+    places = names.index(a), names.index(b)
+    return [
+        tuple(dict(zip(places, pair, strict=True)).get(i, 0.0) for i in range(len(names)))
+        for pair in evaluate.edge(points)
+    ]
+
+
+def _new(points: list[Weights], sets: dict[str, list[Weights]]) -> list[Weights]:
+    known = set(itertools.chain.from_iterable(sets.values()))
+    return [point for point in points if point not in known]
+
+
+def _all_points(inputs: Inputs) -> Iterator[tuple[str, str, Weights]]:
+    for alignment, calibration in itertools.product(alignments(inputs), calibrations(inputs)):
+        for points in point_sets(inputs).values():
+            for point in points:
+                yield alignment, calibration, point
+
+
+def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
+    sets = point_sets(inputs)
+    for alignment, calibration in itertools.product(alignments(inputs), calibrations(inputs)):
+        for label, points in sets.items():
+            if points:
+                task = f"evaluating {label}, {alignment}"
+                task += "" if calibration == "none" else f", {calibration}"
+                yield Stage(
+                    evaluation_name(alignment, calibration, label),
+                    f"{task}: {len(points)} points",
+                    _evaluation_key(inputs, _family_key(inputs, alignment), calibration, points),
+                    (),
+                    partial(stages.measure_points, alignment, calibration, points, task),
+                )
+    for recipe, calibration in itertools.product(inputs.spec.merge, calibrations(inputs)):
+        yield Stage(
+            evaluation_name("merged", calibration, recipe.name),
+            f"evaluating merged network {recipe.name}"
+            + ("" if calibration == "none" else f", {calibration}"),
+            _evaluation_key(inputs, _merge_key(inputs, recipe.name), calibration, []),
+            (),
+            partial(stages.measure_merged, recipe.name, calibration),
+        )
+
+
+def evaluation_name(alignment: str, calibration: str, label: str) -> str:
+    """Return the name of the stage that measures one set of points."""
+    return f"evaluate/{alignment}/{calibration}/{label}"
+
+
+def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Weights]) -> str:
+    fingerprint = inputs.data.fingerprint if inputs.data else None
+    return digest(
+        _VERSION, key, calibration, points, inputs.splits, fingerprint, inputs.device.type
+    )
+
+
+# --------------------------------------------------------------------------------------- memory
+
+
+def peak_memory(inputs: Inputs) -> int:
+    """Return an estimate, in bytes, of the most memory the run holds at once.
+
+    Alignment holds every network as given, twice in float64 (as given and as permuted), and the
+    permuted result; evaluation holds both families, the module and one mixture.
+    """
+    entries = sum(_count(shape) for shape in inputs.shapes.values())
+    count, single = len(inputs.spec.networks), 4 * entries
+    aligning = count * (2 * single + 2 * 2 * single) if inputs.spec.align else count * single
+    evaluating = (2 * count + 3) * single + _data_bytes(inputs)
+    return _INTERPRETER + max(aligning, evaluating)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _data_bytes(inputs: Inputs) -> int:
+    total = 0
+    for split in inputs.data.splits.values() if inputs.data else ():
+        tensors = split.tensors()
+        total += 0 if tensors is None else sum(t.numel() * t.element_size() for t in tensors)
+    return total

@@ -1,0 +1,114 @@
+"""Running a spec: every stage that is not done yet, then the report."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mergekit_perm import spec as run_specs
+from mergekit_perm.errors import PermMergeError, RunError
+from mergekit_perm.files import write_text
+from mergekit_perm.pipeline import assemble
+from mergekit_perm.pipeline.folder import SPEC, RunFolder
+from mergekit_perm.pipeline.inputs import gather
+from mergekit_perm.pipeline.plan import Stage, list_stages
+from mergekit_perm.pipeline.stages import Workshop, timed
+from mergekit_perm.progress import Progress, silent
+from mergekit_perm.report import Report
+from mergekit_perm.spec import RunSpec
+
+
+def run(
+    spec: RunSpec | str | Path,
+    *,
+    out: str | Path | None = None,
+    device: str | None = None,
+    force: bool = False,
+    trust_permutations: bool = False,
+    progress: Progress = silent,
+) -> Report:
+    """Run `spec`: train or read, align, merge, evaluate; write everything to a folder.
+
+    Stages that an earlier run in the same folder finished with the same content are not redone.
+
+    Args:
+        spec: a run spec, or the path of one.
+        out: the run's folder; ``out/NAME`` by default.
+        device: used instead of the one in the spec.
+        force: redo everything, and take over a folder that belongs to another spec.
+        trust_permutations: do not prove the permutation spec; the report says so.
+        progress: told what is going on.
+
+    Returns:
+        The report, as it was written to report.json.
+
+    Raises:
+        SpecError: the spec has problems.
+        PermMergeError: an input is missing or a stage failed; what was finished stays.
+    """
+    loaded = spec if isinstance(spec, RunSpec) else run_specs.load(spec)
+    folder = RunFolder(Path(out) if out is not None else default_folder(loaded))
+    folder.claim(loaded.name, force=force)
+    shop = Workshop(
+        inputs=gather(loaded, device=device),
+        folder=folder,
+        progress=progress,
+        use_cache=not force,
+        trust_permutations=trust_permutations,
+    )
+    stages = list_stages(shop.inputs)
+    results: dict[str, dict[str, Any]] = {}
+    with _explaining_full_disk(folder, results):
+        write_text(folder.path / SPEC, run_specs.resolved(loaded))
+        for stage in stages:
+            results[stage.name] = _result(stage, shop, force=force)
+        folder.remove_leftovers({stage.name for stage in stages})
+        report = assemble.report(shop.inputs, results, folder)
+        report.save(folder.path / "report.json")
+    return report
+
+
+def default_folder(spec: RunSpec) -> Path:
+    """Return where a run is kept unless it is told otherwise."""
+    return Path("out") / spec.name
+
+
+def _result(stage: Stage, shop: Workshop, *, force: bool) -> dict[str, Any]:
+    """Return the result of `stage`, from its record where it is done."""
+    # A proof made with --trust-permspec is none, so that stage's record counts for itself only.
+    key = f"{stage.key}-trusted" if _is_trusted(stage, shop) else stage.key
+    known = None if force else shop.folder.result(stage.name, key)
+    if known is not None:
+        return known
+    try:
+        result, seconds = timed(stage.work, shop)
+    except PermMergeError as error:
+        raise _in_stage(stage, error) from error
+    result = {**result, "seconds": seconds}
+    shop.folder.finish(stage.name, key, result, stage.files)
+    return result
+
+
+def _is_trusted(stage: Stage, shop: Workshop) -> bool:
+    return stage.name == "permutations" and shop.trust_permutations
+
+
+def _in_stage(stage: Stage, error: PermMergeError) -> PermMergeError:
+    """Return `error` with the stage it happened in, of the same type and exit code."""
+    return type(error)(f"{stage.title}: {error}")
+
+
+@contextmanager
+def _explaining_full_disk(folder: RunFolder, results: Mapping[str, Any]) -> Iterator[None]:
+    """Turn an OSError from writing into a RunError that says what is kept and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = "no space is left on the device" if error.errno == errno.ENOSPC else str(error)
+        raise RunError(
+            f"{folder.path}: cannot write: {reason}; {len(results)} finished stages are kept, "
+            "so make room and run again to go on"
+        ) from error

@@ -1,0 +1,243 @@
+"""What the stages of a run do: each makes files in the run's folder and returns a plain result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from mergekit_perm import align, checkpoints, derive, evaluate, merge, networks, train
+from mergekit_perm.cache import cache_folder
+from mergekit_perm.errors import RunError
+from mergekit_perm.files import write_text
+from mergekit_perm.pipeline import card
+from mergekit_perm.pipeline.folder import RunFolder
+from mergekit_perm.pipeline.inputs import Inputs
+from mergekit_perm.progress import Progress
+from mergekit_perm.spec.models import MergeSpec
+
+State = dict[str, torch.Tensor]
+Result = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Workshop:
+    """Where stages work: the folder, the inputs, and networks kept in memory between stages."""
+
+    inputs: Inputs
+    folder: RunFolder
+    progress: Progress
+    use_cache: bool
+    trust_permutations: bool
+    _states: dict[str, State] = field(default_factory=dict)
+    _module: nn.Module | None = None
+
+    def state(self, file: str) -> State:
+        """Return the weights in `file` of the folder, read once."""
+        if file not in self._states:
+            self._states[file] = checkpoints.load_state(self.folder.path / file)
+        return self._states[file]
+
+    def keep(self, file: str, state: State, **metadata: str) -> None:
+        """Write `state` to `file` of the folder, and remember it."""
+        checkpoints.save(self.folder.path / file, state, metadata=metadata)
+        self._states[file] = state
+
+    def module(self) -> nn.Module:
+        """Return the one module that every network is evaluated in."""
+        if self._module is None:
+            self._module = networks.build(self.inputs.architecture, self.inputs.options, seed=0)
+        return self._module
+
+    def family(self, alignment: str) -> dict[str, State]:
+        """Return every network by name: as it was ("naive") or after alignment ("aligned")."""
+        place = {"naive": network_file, "aligned": aligned_file}[alignment]
+        return {name: self.state(place(name)) for name in self.inputs.spec.networks}
+
+
+def network_file(name: str) -> str:
+    """Return where network `name` is kept in the run's folder."""
+    return f"networks/{name}.safetensors"
+
+
+def aligned_file(name: str) -> str:
+    """Return where network `name` is kept after alignment."""
+    return f"aligned/{name}.safetensors"
+
+
+def permutation_file(name: str) -> str:
+    """Return where the permutations that aligned network `name` are kept."""
+    return f"permutations/{name}.safetensors"
+
+
+def train_network(name: str, key: str, shop: Workshop) -> Result:
+    """Train network `name`, or take it from the cache, where any run left the same content."""
+    spec, inputs = shop.inputs.spec, shop.inputs
+    settings = spec.networks[name].train
+    if settings is None or inputs.data is None:
+        raise RunError(f"network '{name}' cannot be trained: it has no data")
+    cached = cache_folder("networks") / f"{key}.safetensors"
+    if shop.use_cache and cached.is_file():
+        shop.keep(network_file(name), checkpoints.load_state(cached), content=key)
+        return {"origin": "trained", "seed": settings.seed, "cached": True}
+    module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=settings.seed)
+    history = train.fit(
+        module,
+        inputs.data.splits["train"],
+        train.Recipe(**spec.training(name).keywords()),
+        seed=settings.seed,
+        device=inputs.device,
+        progress=shop.progress,
+        task=f"training {name}",
+    )
+    state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+    shop.keep(network_file(name), state, content=key)
+    checkpoints.save(cached, state, metadata={"content": key})
+    losses = list(history.losses)
+    return {"origin": "trained", "seed": settings.seed, "cached": False, "losses": losses}
+
+
+def read_network(name: str, shop: Workshop) -> Result:
+    """Read network `name` from its checkpoint, and check that it fits and is finite."""
+    spec = shop.inputs.spec
+    network = spec.networks[name]
+    found = checkpoints.load(network.checkpoint or "", ema=network.ema, folder=spec.folder)
+    checkpoints.fit(found.state, shop.inputs.shapes, source=found.source)
+    checkpoints.check_finite(found.state, source=found.source)
+    shop.keep(network_file(name), found.state, source=network.checkpoint or "")
+    return {"origin": "checkpoint", "source": network.checkpoint, "key": found.key}
+
+
+def prove_permutations(shop: Workshop) -> Result:
+    """Write the permutation spec that is used, and prove it unless it is proven or trusted."""
+    inputs = shop.inputs
+    found = inputs.permutations
+    if found is None:
+        raise RunError("nothing is aligned, so there is no permutation spec to prove")
+    write_text(shop.folder.path / "permspec.yaml", found.text)
+    result = {"source": found.source, "sha256": found.spec.sha256}
+    if shop.trust_permutations:
+        module = shop.module()
+        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        return {**result, "verified": False, "coverage": found.spec.coverage(shapes)}
+    proof = derive.proven(
+        found.spec,
+        inputs.architecture,
+        inputs.options,
+        partial(derive.probe, inputs.architecture, inputs.options),
+        progress=shop.progress,
+    )
+    return {**result, "verified": True, "coverage": proof.coverage, "difference": proof.difference}
+
+
+def align_networks(shop: Workshop) -> Result:
+    """Align all networks to the one reference; write their permutations and permuted weights."""
+    settings, found = shop.inputs.spec.align, shop.inputs.permutations
+    if settings is None or found is None:
+        raise RunError("the spec has no `align` section")
+    options = settings.model_dump(exclude={"reference", "method", "permutations"})
+    family = align.align(
+        shop.family("naive"),
+        found.spec,
+        reference=settings.reference,
+        method=settings.method,
+        progress=shop.progress,
+        **options,
+    )
+    for name, permutations in family.permutations.items():
+        indices = {g: torch.from_numpy(p.indices.copy()) for g, p in permutations.items()}
+        checkpoints.save(shop.folder.path / permutation_file(name), indices)
+        shop.keep(aligned_file(name), family.states[name])
+    groups = [
+        {
+            "name": group,
+            "size": found.spec.groups.length(group),
+            "moved": {name: p[group].moved for name, p in family.permutations.items()},
+        }
+        for group in found.spec.groups
+    ]
+    objective = {
+        "before": family.objective_before,
+        "after": family.objective,
+        "traces": family.traces,
+    }
+    return {"objective": objective, "groups": groups}
+
+
+def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
+    """Merge networks by `recipe`; write weights, config, card and spec, and read them back."""
+    inputs, folder = shop.inputs, f"merged/{recipe.name}"
+    names = inputs.spec.merged_networks(recipe)
+    family = shop.family(alignment)
+    merged = merge.merge(
+        {name: family[name] for name in names},
+        method=recipe.method,
+        **recipe.parameters.model_dump(),
+    )
+    file = f"{folder}/model.safetensors"
+    shop.keep(file, merged, format="pt", recipe=recipe.name)
+    config = networks.model_config(inputs.architecture, inputs.options, shop.module())
+    card.write(shop.folder.path / folder, recipe, names, config, inputs.spec)
+    back = checkpoints.load_state(shop.folder.path / file)
+    if any(not torch.equal(back[tensor], merged[tensor]) for tensor in merged):
+        raise RunError(f"{shop.folder.path / file}: what was written does not read back the same")
+    return {"file": file}
+
+
+def measure_points(
+    alignment: str, calibration: str, weights: Sequence[Sequence[float]], task: str, shop: Workshop
+) -> Result:
+    """Measure mixtures of the family at `weights` (one number per network)."""
+    family = list(shop.family(alignment).values())
+    return {"points": _measured(family, weights, calibration, task, shop)}
+
+
+def measure_merged(recipe: str, calibration: str, shop: Workshop) -> Result:
+    """Measure a merged network."""
+    state = shop.state(f"merged/{recipe}/model.safetensors")
+    return _measured([state], [(1.0,)], calibration, f"evaluating {recipe}", shop)[0]
+
+
+def _measured(
+    states: Sequence[State],
+    weights: Sequence[Sequence[float]],
+    calibration: str,
+    task: str,
+    shop: Workshop,
+) -> list[Result]:
+    inputs = shop.inputs
+    if inputs.data is None or inputs.spec.evaluate is None:
+        raise RunError("nothing can be evaluated: the spec has no `data` or no `evaluate`")
+    measured = evaluate.evaluate_points(
+        shop.module(),
+        states,
+        weights,
+        {split: inputs.data.splits[split] for split in inputs.splits},
+        train_split=inputs.data.splits.get("train"),
+        calibration=calibration,
+        device=inputs.device,
+        batch_size=inputs.spec.evaluate.batch_size,
+        progress=shop.progress,
+        task=task,
+    )
+    return [
+        {
+            "weights": list(point),
+            "metrics": {
+                split: {"loss": m.loss, "error": m.error, "n": m.n} for split, m in metrics.items()
+            },
+        }
+        for point, metrics in zip(weights, measured, strict=True)
+    ]
+
+
+def timed(work: Callable[[Workshop], Result], shop: Workshop) -> tuple[Result, float]:
+    """Return the result of `work` and how many seconds it took."""
+    began = time.perf_counter()
+    result = work(shop)
+    return result, time.perf_counter() - began

@@ -1,0 +1,169 @@
+"""The proof of a permutation spec: what holds passes, what does not is named."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mergekit_perm import derive
+from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.permspec import PermutationSpec
+
+torch.set_num_threads(1)
+
+TWO_LAYERS = """
+format: perm-merge/permspec@1
+groups: {hidden: 6}
+axes:
+  0.weight: [hidden, 4]
+  0.bias: [hidden]
+  1.*: [hidden]
+  3.weight: [2, hidden]
+"""
+
+
+def network() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    return module, torch.randn(5, 4)
+
+
+def verify(text: str) -> derive.Proof:
+    return derive.verify(PermutationSpec.loads(text), *network())
+
+
+def test_a_correct_spec_is_proven_with_its_figures() -> None:
+    proof = verify(TWO_LAYERS)
+    assert proof.difference < 1e-14
+    assert proof.controls.keys() == {"hidden"} and proof.controls["hidden"] > 1e-3
+    assert proof.sizes == {"hidden": 6}
+    # Of 4*6 + 6 + 6 + 6 + 2*6 + 2 parameter elements only the last bias of 2 is fixed.
+    assert proof.coverage == pytest.approx(54 / 56)
+
+
+def test_forgotten_running_statistics_are_found_in_eval_mode() -> None:
+    forgotten = TWO_LAYERS.replace("  1.*: [hidden]\n", "  1.weight: [hidden]\n  1.bias: [hidden]\n")
+    with pytest.raises(PermutationSpecError, match="changes the function") as error:
+        verify(forgotten)
+    assert "hidden (" in str(error.value) and "0.weight" in str(error.value)
+
+
+@pytest.mark.parametrize("dropped", ["  0.bias: [hidden]\n", "  3.weight: [2, hidden]\n"])
+def test_a_dropped_axis_is_found(dropped: str) -> None:
+    with pytest.raises(PermutationSpecError, match="changes the function"):
+        verify(TWO_LAYERS.replace(dropped, ""))
+
+
+def test_permuted_class_outputs_are_found() -> None:
+    text = TWO_LAYERS.replace("groups: {hidden: 6}", "groups: {hidden: 6, classes: 2}")
+    text = text.replace("3.weight: [2, hidden]", "3.weight: [classes, hidden]\n  3.bias: [classes]")
+    with pytest.raises(PermutationSpecError, match="classes \\(") as error:
+        verify(text)
+    assert "hidden (" not in str(error.value)
+
+
+class Idle(nn.Module):
+    """Has a layer that its forward does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(3, 2), nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+def test_a_group_that_moves_nothing_cannot_pass() -> None:
+    text = """
+format: perm-merge/permspec@1
+groups: {unused: 4}
+axes:
+  idle.weight: [unused, 3]
+  idle.bias: [unused]
+"""
+    with pytest.raises(PermutationSpecError, match="group 'unused' moves nothing"):
+        derive.verify(PermutationSpec.loads(text), Idle(), torch.randn(2, 3))
+
+
+def test_a_group_of_one_element_has_no_control() -> None:
+    text = TWO_LAYERS.replace("hidden: 6", "hidden: 6, single: 1").replace(
+        "3.weight: [2, hidden]", "3.weight: [2, hidden]\n  3.bias: [single + 1]"
+    )
+    assert math.isnan(verify(text).controls["single"])
+
+
+class Attention(nn.Module):
+    """Two heads with fused qkv and no bias: queries and keys are tied within one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(5, 18, bias=False), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, 2, 3).permute(2, 0, 3, 1, 4)
+        heads = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(heads.transpose(1, 2).flatten(2))
+
+
+HEADS = """
+format: perm-merge/permspec@1
+groups:
+  heads: 2
+  qk: {size: 3, within: heads}
+  vo: {size: 3, within: heads}
+axes:
+  qkv.weight: [qk + qk + vo, 5]
+  proj.weight: [2, vo]
+"""
+
+
+def test_a_group_that_one_tensor_carries_twice_has_a_control() -> None:
+    proof = derive.verify(PermutationSpec.loads(HEADS), Attention(), torch.randn(2, 4, 5))
+    assert proof.difference < 1e-13
+    assert proof.controls["qk"] > 1e-6
+
+
+def test_queries_and_keys_permuted_apart_are_found() -> None:
+    apart = HEADS.replace("  vo:", "  k: {size: 3, within: heads}\n  vo:")
+    with pytest.raises(PermutationSpecError, match="changes the function"):
+        derive.verify(
+            PermutationSpec.loads(apart.replace("qk + qk", "qk + k")),
+            Attention(),
+            torch.randn(2, 4, 5),
+        )
+
+
+class Float32Inside(nn.Module):
+    """Casts to float32 in the middle, as some attention layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.a(x)).float().softmax(-1).type_as(x)
+        return self.b(hidden)
+
+
+def test_casts_inside_a_network_do_not_drown_the_proof() -> None:
+    text = TWO_LAYERS.replace("  1.*: [hidden]\n", "").replace("0.", "a.").replace("3.w", "b.w")
+    proof = derive.verify(PermutationSpec.loads(text), Float32Inside(), torch.randn(5, 4))
+    assert proof.difference < 1e-14
+    assert torch.zeros(1, dtype=torch.float64).float().dtype == torch.float32
+
+
+def test_outputs_that_cannot_be_compared_are_refused() -> None:
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(x) * 0
+
+    text = "format: perm-merge/permspec@1\ngroups: {h: 6}\naxes:\n  a.weight: [h, 4]\n"
+    with pytest.raises(PermutationSpecError, match="outputs reach 0.0"):
+        derive.verify(PermutationSpec.loads(text), Silent(), torch.randn(5, 4))
