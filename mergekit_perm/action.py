@@ -2,8 +2,9 @@
 
 An expression gives every coordinate a *label* made of group elements and fixed positions. A member
 of the group relabels the coordinates; the source of a target coordinate is the coordinate that
-carries its new label. Where a label occurs several times (`g + g`), occurrences correspond in
-order. This one rule covers every form of the axis language, parts and interleavings included.
+carries its new label. Where a label occurs several times (`g + g`), occurrences correspond in the
+order in which they stand before parts are taken: `(g + g)[...]` moves as `g + g` does, whatever the
+order it shows. This one rule covers every form of the axis language.
 
 A *member* is a mapping from every group's name to its whole permutation in gather form (int64). The
 permutation of a nested group moves whole blocks as its outer group does, and reorders each block.
@@ -31,6 +32,7 @@ from mergekit_perm.axes import (
     chosen,
     format_axis,
     inner_group,
+    leaves,
     names,
     size,
 )
@@ -58,7 +60,7 @@ def source(axis: Axis, groups: Groups, member: Member, *, block: int | None = No
     """
     labels = _labels(axis, groups, member, block, [groups.total])
     before: Indices
-    before, after = np.argsort(labels, axis=1, kind="stable")
+    before, after = (np.lexsort((labels[2], labels[row])) for row in (0, 1))
     if not np.array_equal(labels[0][before], labels[1][after]):
         raise PermutationSpecError(
             f"axis '{format_axis(axis)}' shows only a part of a group, "
@@ -72,31 +74,30 @@ def source(axis: Axis, groups: Groups, member: Member, *, block: int | None = No
 def _labels(
     axis: Axis, groups: Groups, member: Member, block: int | None, fresh: list[int]
 ) -> Indices:
-    """Return labels of shape (2, size): row 0 before relabelling, row 1 after it."""
+    """Return shape (3, size): labels before and after relabelling, order before taking parts."""
     match axis:
         case Fixed():
             start = fresh[0]
             fresh[0] += size(axis, groups)
-            return np.tile(np.arange(start, fresh[0]), (2, 1))
+            own = np.arange(start, fresh[0])
+            return _ordered(own, own)
         case Whole(group):
-            own = np.stack([np.arange(groups.length(group)), member[group]])
-            return own + groups.offsets[group]
+            offset = groups.offsets[group]
+            return _ordered(np.arange(groups.length(group)) + offset, member[group] + offset)
         case Inner(group):
             count, outer = groups[group].size, groups[group].within
             if block is None or outer is None:
                 raise PermutationSpecError(f"inner({group}) needs an axis that carries '{outer}'")
-            origin = int(member[outer][block])
-            own = np.stack(
-                [
-                    np.arange(count) + origin * count,
-                    member[group][block * count : (block + 1) * count],
-                ]
-            )
-            return own + groups.offsets[group]
+            first = int(member[outer][block]) * count + groups.offsets[group]
+            after = member[group][block * count : (block + 1) * count] + groups.offsets[group]
+            return _ordered(np.arange(first, first + count), after)
         case Concatenation(terms):
-            return np.concatenate(
-                [_labels(term, groups, member, block, fresh) for term in terms], axis=1
-            )
+            joined = _labels(terms[0], groups, member, block, fresh)
+            for term in terms[1:]:
+                then = _labels(term, groups, member, block, fresh)
+                then[2] += joined[2].max(initial=-1) + 1
+                joined = np.concatenate([joined, then], axis=1)
+            return joined
         case Slice(base) | Pick(base):
             all_labels = _labels(base, groups, member, block, fresh)
             return all_labels[:, chosen(axis, all_labels.shape[1])]
@@ -107,14 +108,20 @@ def _labels(
             return labels
 
 
+def _ordered(before: Indices, after: Indices) -> Indices:
+    return np.stack([before, after, np.arange(len(before))])
+
+
 def _paired(a: Indices, b: Indices, fresh: list[int]) -> Indices:
-    """Return one label for every pair (outer label, inner label), the same in both rows."""
-    _, a_code = np.unique(a, return_inverse=True)
-    _, b_code = np.unique(b, return_inverse=True)
-    codes = a_code.reshape(2, -1, 1) * (int(b_code.max(initial=0)) + 1) + b_code.reshape(2, 1, -1)
-    start = fresh[0]
-    fresh[0] += int(codes.max(initial=0)) + 1
-    return codes.reshape(2, -1) + start
+    """Return one label for every pair (outer label, inner label), the same in both label rows."""
+    _, a_code = np.unique(a[:2], return_inverse=True)
+    _, b_code = np.unique(b[:2], return_inverse=True)
+    a = np.stack([*a_code.reshape(2, -1), a[2]])[:, :, None]
+    b = np.stack([*b_code.reshape(2, -1), b[2]])[:, None, :]
+    pairs: Indices = (a * (b.max(axis=(1, 2), initial=0, keepdims=True) + 1) + b).reshape(3, -1)
+    pairs[:2] += fresh[0]
+    fresh[0] = int(pairs[:2].max(initial=fresh[0])) + 1
+    return pairs
 
 
 def elements(axis: Axis, groups: Groups, group: str) -> Indices:
@@ -268,6 +275,7 @@ def sources(axes: Sequence[Axis], groups: Groups, member: Member) -> list[tuple[
                 plain.append((place, -1, move))
             continue
         by = carrier(axes, groups, nested)
+        _check_one_outer(axis, groups)
         block_of = elements(axes[by], groups, groups[nested].within or "")
         rows = {
             block: source(axis, groups, member, block=block)
@@ -275,6 +283,15 @@ def sources(axes: Sequence[Axis], groups: Groups, member: Member) -> list[tuple[
         }
         inner.append((place, by, np.stack([rows[block] for block in block_of.tolist()])))
     return plain + inner
+
+
+def _check_one_outer(axis: Axis, groups: Groups) -> None:
+    outer = {groups[leaf.group].within for leaf in leaves(axis) if isinstance(leaf, Inner)}
+    if len(outer) > 1:
+        raise PermutationSpecError(
+            f"axis '{format_axis(axis)}' has `inner` of groups within different ones, "
+            "but one index on another axis can choose the block of only one"
+        )
 
 
 def act(tensor: torch.Tensor, axes: Sequence[Axis], groups: Groups, member: Member) -> torch.Tensor:
@@ -332,7 +349,7 @@ def inner_occurrences(axis: Axis, groups: Groups, group: str) -> Indices:
     blocks = np.tile(np.arange(nested.size), (groups.length(outer), 1))
     blocks[0] = np.roll(blocks[0], -1)
     step = source(axis, groups, assemble(groups, {group: blocks}), block=0)
-    if inner_group(axis) == group:
+    if Inner(group) in leaves(axis):
         first = np.flatnonzero(_inner_elements(axis, groups, group) == 0)
         return _orbit(first, step, nested.size)
     first = np.flatnonzero(elements(axis, groups, group) == 0)

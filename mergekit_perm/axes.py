@@ -13,6 +13,7 @@ This module reads and writes expressions and knows their sizes; `action` knows w
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -92,8 +93,12 @@ Axis = Leaf | Product | Concatenation | Part
 
 # ------------------------------------------------------------------------------------- text
 
+# How deep brackets may nest: far beyond any network, and before Python's stack ends.
+_DEEPEST = 64
+_MOST_DIGITS = 15
+
 _TOKEN = re.compile(
-    r"\s*(?:(?P<name>[A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)+)|(?P<int>-?\d+)|(?P<mark>[-+*()\[\]:,]))"
+    r"(?P<name>[A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)+)|(?P<int>-?\d+)|(?P<mark>[-+*()\[\]:,])"
 )
 
 
@@ -113,16 +118,22 @@ class _Parser:
         self.text = text
         self.tokens = list(self._tokenize())
         self.at = 0
+        self.depth = 0
 
     def _tokenize(self) -> Iterator[tuple[str, str, int]]:
-        position, end = 0, len(self.text.rstrip())
-        while position < end:
+        position = 0
+        while position < len(self.text):
             match = _TOKEN.match(self.text, position)
-            if match is None:
+            if match is not None:
+                kind = match.lastgroup or ""
+                if kind == "int" and len(match[kind]) > _MOST_DIGITS:
+                    raise self._error("this number is too large", position)
+                yield kind, match[kind], position
+                position = match.end()
+            elif self.text[position].isspace():
+                position += 1
+            else:
                 raise self._error("this character has no meaning here", position)
-            kind = match.lastgroup or ""
-            yield kind, match[kind], match.start(kind)
-            position = match.end()
 
     def parse(self) -> Axis:
         if not self.tokens:
@@ -145,14 +156,18 @@ class _Parser:
         return factors[0] if len(factors) == 1 else Product(tuple(factors))
 
     def _item(self) -> Axis:
+        outside = self.depth
         item = self._atom()
         while self._take("["):
+            self._deeper()
             item = self._part(item)
             self._expect("]")
+        self.depth = outside
         return item
 
     def _atom(self) -> Axis:
         if self._take("("):
+            self._deeper()
             axis = self._sum()
             self._expect(")")
             return axis
@@ -164,7 +179,9 @@ class _Parser:
         if word == "_":
             return Fixed(None)
         if word == "inner" and self._take("("):
-            name = self._next("a group name")[1]
+            kind, name, position = self._next("a group name")
+            if kind != "name":
+                raise self._error("expected a group name", position)
             self._expect(")")
             return Inner(name)
         return Whole(word)
@@ -180,9 +197,16 @@ class _Parser:
         for place in range(3):
             if self._peek_kind() == "int":
                 bounds[place] = self._integer()
-            if place < 2 and not self._take(":"):
+            if place == 0:
+                self._expect(":")
+            elif place == 2 or not self._take(":"):
                 break
         return Slice(base, *bounds)
+
+    def _deeper(self) -> None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise self._error(f"brackets more than {_DEEPEST} deep", self.tokens[self.at - 1][2])
 
     def _integer(self) -> int:
         kind, word, position = self._next("a whole number")
@@ -212,7 +236,14 @@ class _Parser:
         return self.tokens[self.at - 1]
 
     def _error(self, message: str, position: int) -> PermutationSpecError:
-        return PermutationSpecError(f"axis '{self.text}', column {position + 1}: {message}")
+        shown = self.text if len(self.text) <= 100 else self.text[:100] + "…"
+        return PermutationSpecError(f"axis '{shown}', column {position + 1}: {message}")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether an expression can name a group `text`."""
+    match = _TOKEN.fullmatch(text)
+    return match is not None and match.lastgroup == "name" and text != "_"
 
 
 def format_axis(axis: Axis) -> str:
@@ -294,6 +325,10 @@ class Groups(Mapping[str, Group]):
             raise PermutationSpecError(f"no group '{name}'{suggest(name, self._groups)}")
         return self._groups[name]
 
+    def __contains__(self, name: object) -> bool:
+        # Mapping's own asks __getitem__ and expects a KeyError, which is none of our exceptions.
+        return name in self._groups
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._groups)
 
@@ -318,7 +353,7 @@ class Groups(Mapping[str, Group]):
         chain = [self[name]]
         while (outer := chain[-1].within) is not None:
             if any(group.name == outer for group in chain):
-                raise PermutationSpecError(f"group '{name}' lies within itself")
+                raise PermutationSpecError(f"group '{outer}' lies within itself")
             chain.append(self[outer])
         return chain
 
@@ -354,23 +389,30 @@ def size(axis: Axis, groups: Groups) -> int:
                 )
             return groups[group].size
         case Product(factors):
-            return int(np.prod([size(factor, groups) for factor in factors]))
+            return math.prod(size(factor, groups) for factor in factors)
         case Concatenation(terms):
             return sum(size(term, groups) for term in terms)
         case Slice(base) | Pick(base):
-            return len(chosen(axis, size(base, groups)))
+            return len(_shown(axis, size(base, groups)))
 
 
 def chosen(part: Part, length: int) -> Indices:
     """Return which coordinates of its base `part` shows, in order; its base has `length`."""
-    every = np.arange(length)
+    shown = _shown(part, length)
+    if isinstance(shown, range):
+        return np.arange(shown.start, shown.stop, shown.step)
+    return np.array(shown, dtype=np.int64)
+
+
+def _shown(part: Part, length: int) -> range | list[int]:
+    every = range(length)
     if isinstance(part, Slice):
         if part.step == 0:
             raise PermutationSpecError(f"{format_axis(part)}: the step of a slice cannot be 0")
-        return every[slice(part.start, part.stop, part.step)]
+        return every[part.start : part.stop : part.step]
     outside = [i for i in part.indices if not -length <= i < length]
     if outside:
         raise PermutationSpecError(
             f"{format_axis(part)}: index {outside[0]} is outside 0..{length - 1}"
         )
-    return every[list(part.indices)]
+    return [every[i] for i in part.indices]

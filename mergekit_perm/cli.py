@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mergekit_perm import __version__
-from mergekit_perm.errors import PermMergeError, RunError, SpecError, suggest
+from mergekit_perm.errors import PermMergeError, SpecError, suggest
 from mergekit_perm.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ Out = Annotated[
     Path | None, typer.Option(help="The run's folder; out/NAME by default.", metavar="DIR")
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="D", help="auto, cpu, cuda, cuda:N or mps; overrides the spec.")
+    str | None,
+    typer.Option(metavar="D", help="auto, cpu, cuda, cuda:N or mps; overrides the spec."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Architecture = Annotated[

@@ -112,9 +112,12 @@ class PermutationSpec:
             except PermutationSpecError as error:
                 problems.append(f"{name}: {error}")
         carried = {group for row in bound.values() for axis in row for group in axes.names(axis)}
-        for name in self.groups:
-            if name not in carried and not self.groups.children(name) and not problems:
-                problems.append(f"group '{name}' permutes no axis of any tensor")
+        if not problems:
+            problems += [
+                f"group '{name}' permutes no axis of any tensor"
+                for name in self.groups
+                if name not in carried and not self.groups.children(name)
+            ]
         if problems:
             subject = f"the permutation spec of {self.architecture or 'this architecture'}"
             shown = "\n  ".join(

@@ -18,15 +18,12 @@ Expressions with `{` or `[` are quoted, as YAML demands inside a list.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mergekit_perm import yaml_document
-from mergekit_perm.axes import Axis, Group, Groups, format_axis, names, parse, size
+from mergekit_perm.axes import Axis, Group, Groups, format_axis, is_name, names, parse, size
 from mergekit_perm.errors import PermutationSpecError, SpecError, suggest
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.templates import expansions, substitute
@@ -61,11 +58,12 @@ def dumps(spec: PermutationSpec) -> str:
     lines = [f"format: {FORMAT}"]
     if spec.architecture is not None:
         lines.append(f"architecture: {_flow(spec.architecture)}")
-    lines += [f"options: {_flow(dict(spec.options))}", "groups:"]
+    lines.append(f"options: {_flow(dict(spec.options))}")
+    lines.append("groups:" if spec.groups else "groups: {}")
     for group in spec.groups.values():
         entry = {"size": group.size, "within": group.within} if group.within else group.size
         lines.append(f"  {_flow(group.name)}: {_flow(entry)}")
-    lines.append("axes:")
+    lines.append("axes:" if spec.axes else "axes: {}")
     for name, row in spec.axes.items():
         lines.append(f"  {_flow(name)}: {_flow([_cell(axis) for axis in row])}")
     if spec.fixed:
@@ -80,8 +78,9 @@ def _cell(axis: Axis) -> int | str:
 
 
 def _flow(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False)
-    return re.sub(r"\n(\.\.\.\n)?$", "", text)
+    # Inside a mapping in braces, so that lists of mappings stay on the line as well.
+    text = yaml_document.dump({"_": value}, flow=True)
+    return text.removeprefix("{_: ").removesuffix("}\n")
 
 
 class _Reader:
@@ -152,6 +151,13 @@ class _Reader:
     def group(
         self, path: list[str], name: str, entry: Any, indices: dict[str, int]
     ) -> Group | None:
+        if not is_name(name):
+            self.problem(
+                path,
+                f"'{name}' is no name for a group: names have letters, digits, '_' and '.' only",
+                key=True,
+            )
+            return None
         described = entry if isinstance(entry, dict) else {"size": entry}
         for key in described:
             if key not in ("size", "within"):
@@ -167,7 +173,7 @@ class _Reader:
         return Group(name, count, None if within is None else substitute(within, indices))
 
     def checked_groups(self) -> Groups:
-        """Return the groups without those whose `within` leads nowhere."""
+        """Return the groups; none of them when one cannot be used."""
         good: dict[str, Group] = {}
         for key in self.section("groups") if not self.problems else ():
             for name, _ in expansions(key):
@@ -175,10 +181,9 @@ class _Reader:
                 if within is not None and within not in self.groups:
                     hint = suggest(within, self.groups)
                     self.problem(["groups", key, "within"], f"no group '{within}'{hint}")
-                    return Groups({})
                 good[name] = self.groups[name]
         try:
-            return Groups(good)
+            return Groups({} if self.problems else good)
         except PermutationSpecError as error:
             self.problem(["groups"], str(error), key=True)
             return Groups({})

@@ -72,8 +72,10 @@ class Permutation:
         """Return `x` (array or tensor) with its `axis` permuted; `x` itself is left as it was.
 
         Raises:
-            ValueError: when the axis is not as long as the permutation.
+            ValueError: when there is no such axis, or it is not as long as the permutation.
         """
+        if not -x.ndim <= axis < x.ndim:
+            raise ValueError(f"there is no axis {axis}: the array has {x.ndim} axes")
         axis = axis % x.ndim
         if x.shape[axis] != len(self):
             raise ValueError(

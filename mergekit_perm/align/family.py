@@ -72,8 +72,8 @@ def align(
         options: the method's own options; see its signature.
 
     Raises:
-        AlignmentError: fewer than two networks, networks of different shapes, an unknown
-            reference, method or option.
+        AlignmentError: fewer than two networks, networks of different shapes, weights that are
+            not finite, an unknown reference, method or option, an option out of range.
         PermutationSpecError: the spec does not fit the networks.
     """
     _check(states, reference, method, options)
@@ -109,6 +109,8 @@ def _check(
 ) -> None:
     if len(states) < 2:
         raise AlignmentError(f"alignment needs at least two networks, found {len(states)}")
+    if JOINT in states:
+        raise AlignmentError(f"a network cannot be called '{JOINT}': that names the reference")
     if reference != JOINT and reference not in states:
         raise AlignmentError(
             f"reference '{reference}' is no network of this run{suggest(reference, states)}; "
@@ -124,6 +126,7 @@ def _check(
         if option not in known:
             raise AlignmentError(f"{method} has no option '{option}'{suggest(option, known)}")
     _check_shapes(states)
+    _check_finite(states)
 
 
 def _check_shapes(states: Mapping[str, State]) -> None:
@@ -140,4 +143,15 @@ def _check_shapes(states: Mapping[str, State]) -> None:
                 raise AlignmentError(
                     f"networks '{first}' and '{network}' have different shapes of {name}: "
                     f"{list(shapes[name])} and {list(tensor.shape)}"
+                )
+
+
+def _check_finite(states: Mapping[str, State]) -> None:
+    for network, state in states.items():
+        for name, tensor in state.items():
+            wrong = int((~torch.isfinite(tensor)).sum())
+            if wrong:
+                raise AlignmentError(
+                    f"network '{network}': {wrong} of {tensor.numel()} values of {name} are not "
+                    "finite; such a network cannot be aligned"
                 )

@@ -77,7 +77,8 @@ class _Nested:
 
 def _best_nested_moves(view: View, reference: State, state: State) -> dict[str, Indices]:
     parts = _collect(view, reference, state)
-    choice = {child: assign_blocks(parts.alone[child]) for child in view.children}
+    # A child that none of the carriers show is not among them, and makes no move.
+    choice = {child: assign_blocks(pairs) for child, pairs in parts.alone.items()}
     if parts.shared:
         for _ in range(_ALTERNATIONS):
             for child in dict.fromkeys(g for s in parts.shared for g in (s.first, s.second)):
@@ -85,7 +86,7 @@ def _best_nested_moves(view: View, reference: State, state: State) -> dict[str, 
     value = _value(parts, choice)
     _keep_current_where_better(parts, choice, value)
     outer = assign(value)
-    moves = {child: choice[child][np.arange(view.size), outer] for child in view.children}
+    moves = {child: pairs[np.arange(view.size), outer] for child, pairs in choice.items()}
     return {view.group: outer, **moves}
 
 

@@ -132,7 +132,7 @@ def _carrier(
             nested.append(Nested(child, -1, table))
         row = spec.axes[tensor]
         for other, expression in enumerate(row):
-            if axes.inner_group(expression) != child:
+            if axes.Inner(child) not in axes.leaves(expression):
                 continue
             if action.carrier(row, spec.groups, child) == dim:
                 table = action.inner_occurrences(expression, spec.groups, child)

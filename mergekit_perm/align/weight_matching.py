@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ import torch
 from mergekit_perm import action
 from mergekit_perm.align.similarity import best_moves
 from mergekit_perm.align.views import State, View, views
+from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
 from mergekit_perm.progress import Progress, silent
@@ -52,7 +53,7 @@ def weight_matching(
     *,
     reference: str = "joint",
     seed: int = 0,
-    restarts: int = 1,
+    restarts: int = 2,
     order: Order = "random",
     tolerance: float = 1e-9,
     max_sweeps: int = 100,
@@ -65,22 +66,28 @@ def weight_matching(
         spec: a bound permutation spec.
         reference: the network that stays as it is, or "joint".
         seed: decides the order of visits and the random starts; equal seeds, equal results.
-        restarts: how many starts, of which the best wins. The first settles groups one by one (see
-            below), the second is the identity, the rest are random.
+        restarts: how many starts, of which the best wins. Matching to one network starts from
+            settled groups (see below), from the identity, then from random members; matching
+            jointly starts from matching to the first network with one start, with two, then from
+            random members.
         order: visit groups in "random" order, anew each sweep, or "forward" as the spec has them.
         tolerance: stop when a sweep raises the objective by less than this fraction of it.
         max_sweeps: stop after so many sweeps at the latest.
         progress: told after every sweep.
 
-    The first start settles one group after another, always the one that has most to be recognised
+    Settling takes one group after another, always the one that has most to be recognised
     by in tensors whose other axes are fixed or settled already: from the inputs and the outputs
     inwards. Only then is everything matched to everything. Starting from the identity instead, the
     first assignments are made against neighbours that still stand in the wrong order.
 
-    The weights are matched in float64. Running statistics are moved but not matched. With "joint"
-    the first start continues from weight matching to the first network, so that F is never below
-    what matching to that network reaches; the first network is the one that stays as it is.
+    The weights are matched in float64. Running statistics are moved but not matched. With "joint",
+    F is never below what matching to the first network reaches with up to two starts, and the
+    first network is the one that stays as it is.
+
+    Raises:
+        AlignmentError: an option out of range.
     """
+    _check_options(restarts=restarts, order=order, max_sweeps=max_sweeps, seed=seed)
     weights = matched_tensors(spec, next(iter(states.values())))
     search = _Search(
         spec=spec,
@@ -96,10 +103,19 @@ def weight_matching(
         max_sweeps=max_sweeps,
         progress=progress,
     )
-    to_one = search.match_each(next(iter(states)) if reference == "joint" else reference)
+    first = next(iter(states))
     if reference != "joint" or len(states) == 2:
-        return to_one
-    return search.match_jointly(to_one.members)
+        return search.match_each(first if reference == "joint" else reference, restarts=restarts)
+    return search.match_jointly(first)
+
+
+def _check_options(*, restarts: int, order: str, max_sweeps: int, seed: int) -> None:
+    if order not in get_args(Order):
+        raise AlignmentError(f"order is 'random' or 'forward', not '{order}'")
+    least = {"restarts": (restarts, 1), "max_sweeps": (max_sweeps, 0), "seed": (seed, 0)}
+    for option, (given, lowest) in least.items():
+        if given < lowest:
+            raise AlignmentError(f"{option} must be at least {lowest}, found {given}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +132,7 @@ class _Search:
     max_sweeps: int
     progress: Progress
 
-    def match_each(self, anchor: str) -> Solution:
+    def match_each(self, anchor: str, *, restarts: int) -> Solution:
         """Match every network to `anchor`, each on its own, keeping the best start of each."""
         still = action.assemble(self.spec.groups, {})
         result = Solution({}, {})
@@ -124,36 +140,48 @@ class _Search:
             result.members[name] = still
             if name != anchor:
                 start = {anchor: still, name: still}
-                best = self._best(start, {name: [anchor]}, f"aligning {name} to {anchor}")
+                best = self._best(
+                    [start, start], {name: [anchor]}, f"aligning {name} to {anchor}", restarts
+                )
                 result.members[name], result.traces[name] = best.members[name], best.trace
         return result
 
-    def match_jointly(self, start: dict[str, dict[str, Indices]]) -> Solution:
-        """Match all networks at once, first from `start`, and anchor the first network."""
-        others = {name: [other for other in start if other != name] for name in start}
-        best = self._best(start, others, "aligning jointly")
-        best.anchor(next(iter(start)))
+    def match_jointly(self, anchor: str) -> Solution:
+        """Match all networks at once, and anchor the result at `anchor`."""
+        others = {name: [other for other in self.states if other != name] for name in self.states}
+        # What these starts are must not depend on how many more there are, or more starts could
+        # end lower.
+        to_one = [self.match_each(anchor, restarts=n + 1) for n in range(min(self.restarts, 2))]
+        best = self._best(
+            [found.members for found in to_one], others, "aligning jointly", self.restarts
+        )
+        best.anchor(anchor)
         return Solution(best.members, {"joint": best.trace})
 
     def _best(
-        self, start: dict[str, dict[str, Indices]], others: dict[str, list[str]], task: str
+        self,
+        starts: list[dict[str, dict[str, Indices]]],
+        others: dict[str, list[str]],
+        task: str,
+        restarts: int,
     ) -> _Descent:
-        """Descend from `start`, then from random members; return the highest objective."""
+        """Descend from `starts`, then from random members; return the highest objective."""
         # Keyed by the networks, so that a network's result does not depend on which others run.
-        key = list("/".join(start).encode())
+        key = list("/".join(starts[0]).encode())
         best: _Descent | None = None
-        for attempt in range(self.restarts):
+        for attempt in range(restarts):
             generator = np.random.default_rng([self.seed, attempt, *key])
-            members = start
-            if attempt > 1:
+            if attempt < len(starts):
+                members = starts[attempt]
+            else:
                 members = {
-                    name: self._random_member(generator) if name in others else start[name]
-                    for name in start
+                    name: self._random_member(generator) if name in others else member
+                    for name, member in starts[0].items()
                 }
             found = _Descent(self, members, generator)
-            if attempt == 0 and len(others) == 1:
+            if len(others) == 1 and attempt == 0:
                 found.settle(others)
-            found.descend(others, task if self.restarts == 1 else f"{task}, start {attempt + 1}")
+            found.descend(others, task if restarts == 1 else f"{task}, start {attempt + 1}")
             if best is None or found.trace[-1] > best.trace[-1]:
                 best = found
         assert best is not None

@@ -2,7 +2,8 @@
 
 Every finished stage has a record in `.stages/`: the content key it was run with, its result, and
 the hash of every file it wrote. A stage is done when the key is the same and its files are as it
-left them; so a run that was killed goes on where it stopped, and a changed spec redoes what it must.
+left them; so a run that was killed goes on where it stopped, and a changed spec redoes just what
+it changes.
 """
 
 from __future__ import annotations

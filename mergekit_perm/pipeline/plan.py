@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mergekit_perm import evaluate
 from mergekit_perm.cache import cache_folder
+from mergekit_perm.data import InMemory
 from mergekit_perm.derive import is_proven
 from mergekit_perm.pipeline import stages
 from mergekit_perm.pipeline.folder import RunFolder
-from mergekit_perm.pipeline.inputs import Inputs, digest
+from mergekit_perm.pipeline.inputs import Inputs, digest, gather
 from mergekit_perm.pipeline.stages import Result, Workshop
+from mergekit_perm.spec import RunSpec
 
 # Raise when a stage computes something else from the same inputs, so that old results are redone.
 _VERSION = 1
@@ -78,10 +81,26 @@ class Plan:
         }
 
 
-def plan(inputs: Inputs, folder: RunFolder) -> Plan:
-    """Return what running `inputs` in `folder` would do, without doing any of it."""
+def make_plan(spec: RunSpec, *, out: str | Path | None = None, device: str | None = None) -> Plan:
+    """Return what running `spec` would do, without doing any of it.
+
+    Args:
+        spec: the run spec.
+        out: the run's folder; ``out/NAME`` by default.
+        device: used instead of the one in the spec.
+
+    Raises:
+        PermMergeError: an input is missing, so that the run could not start either.
+    """
+    inputs = gather(spec, device=device)
+    folder = RunFolder(default_folder(spec) if out is None else Path(out))
     steps = tuple(Step(stage, _status(stage, inputs, folder)) for stage in list_stages(inputs))
     return Plan(steps, peak_memory(inputs), len(list(_all_points(inputs))))
+
+
+def default_folder(spec: RunSpec) -> Path:
+    """Return where a run is kept unless it is told otherwise."""
+    return Path("out") / spec.name
 
 
 def _status(stage: Stage, inputs: Inputs, folder: RunFolder) -> str:
@@ -130,7 +149,7 @@ def network_key(inputs: Inputs, name: str) -> str:
     built = [spec.architecture_of(name), spec.options_of(name)]
     if network.train is None:
         return digest(_VERSION, "checkpoint", built, inputs.checkpoint_hashes[name], network.ema)
-    fingerprint = inputs.data.fingerprint if inputs.data else None
+    fingerprint = inputs.data.splits["train"].fingerprint if inputs.data else None
     training = spec.training(name).model_dump(mode="json")
     where = [inputs.device.type, torch.get_num_threads() if inputs.device.type == "cpu" else 0]
     return digest(_VERSION, "train", built, training, network.train.seed, fingerprint, where)
@@ -242,7 +261,7 @@ def path_points(names: list[str], a: str, b: str, points: int) -> list[Weights]:
     ]
 
 
-def _new(points: list[Weights], sets: dict[str, list[Weights]]) -> list[Weights]:
+def _new(points: Iterable[Weights], sets: dict[str, list[Weights]]) -> list[Weights]:
     known = set(itertools.chain.from_iterable(sets.values()))
     return [point for point in points if point not in known]
 
@@ -315,8 +334,9 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def _data_bytes(inputs: Inputs) -> int:
-    total = 0
-    for split in inputs.data.splits.values() if inputs.data else ():
-        tensors = split.tensors()
-        total += 0 if tensors is None else sum(t.numel() * t.element_size() for t in tensors)
-    return total
+    splits = inputs.data.splits.values() if inputs.data else ()
+    return sum(
+        4 * len(split) * _count(split.input_shape)
+        for split in splits
+        if isinstance(split.dataset, InMemory)
+    )

@@ -14,7 +14,7 @@ from mergekit_perm.files import write_text
 from mergekit_perm.pipeline import assemble
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
 from mergekit_perm.pipeline.inputs import gather
-from mergekit_perm.pipeline.plan import Stage, list_stages
+from mergekit_perm.pipeline.plan import Stage, default_folder, list_stages
 from mergekit_perm.pipeline.stages import Workshop, timed
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.report import Report
@@ -69,11 +69,6 @@ def run(
         report = assemble.report(shop.inputs, results, folder)
         report.save(folder.path / "report.json")
     return report
-
-
-def default_folder(spec: RunSpec) -> Path:
-    """Return where a run is kept unless it is told otherwise."""
-    return Path("out") / spec.name
 
 
 def _result(stage: Stage, shop: Workshop, *, force: bool) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def _measured(
     measured = evaluate.evaluate_points(
         shop.module(),
         states,
-        weights,
+        [tuple(point) for point in weights],
         {split: inputs.data.splits[split] for split in inputs.splits},
         train_split=inputs.data.splits.get("train"),
         calibration=calibration,

@@ -98,7 +98,7 @@ def test_options_that_a_shipped_spec_does_not_hold_for_are_named() -> None:
     with pytest.raises(PermutationSpecError) as error:
         found("resnet18", {"stem_type": "deep"})
     assert "does not hold for options {'stem_type': 'deep'}" in str(error.value)
-    assert "conv1.weight: no such tensor (did you mean 'conv1.0.weight'?)" in str(error.value)
+    assert "conv1.weight: no such tensor" in str(error.value)
 
 
 def test_tensors_that_a_spec_does_not_know_are_found_by_the_proof() -> None:

@@ -1,0 +1,18 @@
+"""State dicts in and out of files: reading anything safely, checking, writing safetensors."""
+
+from __future__ import annotations
+
+from mergekit_perm.checkpoints.checking import check_finite, fit, shapes, state_sha256
+from mergekit_perm.checkpoints.references import Checkpoint, load
+from mergekit_perm.checkpoints.writing import load_state, save
+
+__all__ = [
+    "Checkpoint",
+    "check_finite",
+    "fit",
+    "load",
+    "load_state",
+    "save",
+    "shapes",
+    "state_sha256",
+]

@@ -1,0 +1,82 @@
+"""Writing state dicts as safetensors, byte for byte the same for the same content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from mergekit_perm.checkpoints import reading
+from mergekit_perm.errors import CheckpointError
+from mergekit_perm.files import file_sha256, replacing
+
+
+def save(
+    path: str | Path,
+    state: Mapping[str, torch.Tensor],
+    *,
+    metadata: Mapping[str, str] = {},
+) -> str:
+    """Write `state` to `path` as safetensors in one step, and return the SHA-256 of the file.
+
+    The same tensors and metadata give the same bytes. Tensors that share memory are written once
+    each, as the format demands; inputs are left as they are.
+
+    Args:
+        path: where to write; the folder is made when missing.
+        state: tensors by name, on any device.
+        metadata: text by name, for the header; ``format: pt`` is added, which readers expect.
+
+    Raises:
+        CheckpointError: for a tensor of a kind that safetensors cannot hold.
+    """
+    path = Path(path)
+    header = {"format": "pt", **metadata}
+    with replacing(path) as temporary:
+        try:
+            save_file(_separate(state), temporary, metadata=header)
+        except (SafetensorError, KeyError, TypeError, ValueError) as cause:
+            raise CheckpointError(f"{path}: cannot be written as safetensors: {cause}") from cause
+        _sort_header(temporary)
+    return file_sha256(path)
+
+
+def load_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file, in the order of their names.
+
+    Raises:
+        CheckpointError: when the file is missing or damaged.
+    """
+    state = reading.read(Path(path))
+    return {name: state[name] for name in sorted(state)}
+
+
+def _separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return contiguous CPU tensors of which no two share memory."""
+    separate: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, given in state.items():
+        tensor = given.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.itemsize:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        separate[name] = tensor
+    return separate
+
+
+def _sort_header(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: its writer leaves it to chance."""
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        # The same entries in another order are as long as before; spaces fill to the boundary.
+        if len(text) <= length:
+            stream.seek(8)
+            stream.write(text.ljust(length))

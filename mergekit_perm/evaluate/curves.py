@@ -1,0 +1,155 @@
+"""Metrics along paths and over simplexes, and the barriers they show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from mergekit_perm.evaluate.barriers import Barrier
+from mergekit_perm.evaluate.batches import Batches
+from mergekit_perm.evaluate.calibration import calibrator, has_batch_norm
+from mergekit_perm.evaluate.devices import device as find_device
+from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure_batches
+from mergekit_perm.evaluate.mixing import Mixer
+from mergekit_perm.evaluate.pairs import known
+from mergekit_perm.evaluate.paths import Values, paths_between
+from mergekit_perm.evaluate.points import Weights
+from mergekit_perm.progress import Progress, silent
+from mergekit_perm.weighted import State
+
+if TYPE_CHECKING:
+    from mergekit_perm.data import Data, Split
+
+
+def evaluate_points(
+    module: nn.Module,
+    states: Sequence[State],
+    weights: Sequence[Weights],
+    splits: Mapping[str, Split],
+    *,
+    train_split: Split | None = None,
+    calibration: str = "none",
+    device: str | torch.device = "cpu",
+    batch_size: int = 512,
+    progress: Progress = silent,
+    task: str = "evaluating",
+) -> list[dict[str, Metrics]]:
+    """Return the metrics of each mix of `states`, by split.
+
+    Args:
+        module: the architecture; it is copied, and neither it nor the states are changed.
+        states: the networks, state dicts with the module's tensors.
+        weights: one tuple per point, with one weight per network.
+        splits: what to measure on, by name.
+        train_split: what to calibrate on; not needed for ``none``.
+        calibration: a name in `CALIBRATIONS`, applied at every point, the networks themselves
+            included.
+        device: where to evaluate; holds all the networks at once.
+        batch_size: examples at a time.
+        progress: called as `progress(task, points done, points)`.
+        task: what to call this in `progress`.
+
+    Raises:
+        EvaluationError: networks that do not fit the module or one another, or what `measure`
+            and `calibrate` refuse.
+    """
+    device = torch.device(device)
+    mixer = Mixer(module, states, device=device)
+    prepare = calibrator(calibration, train_split, device=device, batch_size=batch_size)
+    batches = {
+        name: Batches(split, device=device, batch_size=batch_size) for name, split in splits.items()
+    }
+    results = []
+    for done, point in enumerate(weights, start=1):
+        prepare(mixer.set(point))
+        results.append({name: measure_batches(mixer.module, b) for name, b in batches.items()})
+        progress(task, done, len(weights))
+    return results
+
+
+def barrier(
+    states: Mapping[str, State],
+    module: nn.Module,
+    data: Data,
+    *,
+    points: int = 25,
+    pairs: str | Sequence[Sequence[str]] = "all",
+    simplex: int | None = None,
+    splits: Sequence[str] | None = None,
+    calibration: str | Sequence[str] = "none",
+    reference: str | None = None,
+    alignment: str = "naive",
+    device: str | torch.device = "auto",
+    batch_size: int = 512,
+    progress: Progress = silent,
+    task: str = "measuring barriers",
+) -> tuple[Barrier, ...]:
+    """Return the barriers between `states`: every pair, then the simplex, for every choice.
+
+    Each is measured for every calibration, split and metric (loss, then error). A point that
+    several pairs or the simplex share is evaluated once, the networks themselves among them. The
+    points of the simplex are its grid, the barycentre, and all points of the pairs, so that its
+    barrier is at least that of each pair.
+
+    Args:
+        states: the networks by name, state dicts of one architecture. Aligning them is not done
+            here: `alignment` only labels the result.
+        module: the architecture; it is copied and stays as it is.
+        data: its splits are measured; ``train`` is what ``batch_norm`` re-estimates on.
+        points: points per path, both ends included.
+        pairs: ``all``, ``none``, ``spokes``, ``far_edges``, or a list of pairs of names.
+        simplex: steps per edge of the simplex over all networks; None leaves it out.
+        splits: the names of the splits to measure, or None for all.
+        calibration: one or more names in `CALIBRATIONS`. Without BatchNorm in the module,
+            ``batch_norm`` has nothing to do and gives the values of ``none``.
+        reference: the network that pairs are spokes of; None or ``joint`` for no network.
+        alignment: what the result says under `Barrier.alignment`.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; holds all networks at once.
+        batch_size: examples at a time.
+        progress: called as `progress(task, points done, points)` per calibration.
+        task: what to call this in `progress`.
+
+    Raises:
+        EvaluationError: fewer than two networks, unknown names, networks that do not fit, or a
+            device that is not there.
+    """
+    names = tuple(states)
+    paths = paths_between(names, pairs, reference=reference, points=points, simplex=simplex)
+    chosen = _splits(data, splits)
+    calibrations = [calibration] if isinstance(calibration, str) else list(calibration)
+    place = find_device(device) if isinstance(device, str) else device
+    needed = list(dict.fromkeys(point for path in paths for point in path.points(names)))
+    values: dict[str, Values] = {}
+    for name in calibrations:
+        effective = name if has_batch_norm(module) or name != "batch_norm" else "none"
+        if effective not in values:
+            measured = evaluate_points(
+                module,
+                list(states.values()),
+                needed,
+                chosen,
+                train_split=data.splits.get("train"),
+                calibration=effective,
+                device=place,
+                batch_size=batch_size,
+                progress=progress,
+                task=task,
+            )
+            values[effective] = dict(zip(needed, measured, strict=True))
+        values[name] = values[effective]
+    return tuple(
+        path.barrier(names, values[name], name, split, metric, alignment)
+        for path in paths
+        for name in calibrations
+        for split in chosen
+        for metric in METRICS
+    )
+
+
+def _splits(data: Data, names: Sequence[str] | None) -> dict[str, Split]:
+    there = tuple(data.splits)
+    wanted = there if names is None else [known(name, there, what="split") for name in names]
+    return {name: data.splits[name] for name in wanted}

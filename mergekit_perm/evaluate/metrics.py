@@ -1,0 +1,113 @@
+"""Loss and error of one network on one split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mergekit_perm.errors import EvaluationError
+from mergekit_perm.evaluate.batches import Batches
+from mergekit_perm.evaluate.devices import in_float64
+
+if TYPE_CHECKING:
+    from mergekit_perm.data import Split
+
+METRICS = ("loss", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """How well one network does on one split.
+
+    Attributes:
+        loss: mean cross-entropy, in nats per example.
+        error: share of the examples whose highest logit is not that of their label, 0 to 1.
+        n: number of examples.
+    """
+
+    loss: float
+    error: float
+    n: int
+
+
+def measure(
+    module: nn.Module,
+    split: Split,
+    *,
+    device: str | torch.device = "cpu",
+    batch_size: int = 512,
+) -> Metrics:
+    """Return loss and error of `module`, in eval mode, over the whole of `split`.
+
+    Losses are computed and summed in float64. The module is moved to `device` and stays there;
+    its weights, buffers and training flags are as before.
+
+    Args:
+        module: maps inputs (batch, ...) to logits (batch, classes).
+        split: the examples, taken in order.
+        device: where to evaluate.
+        batch_size: examples at a time; decides memory and speed, not the result.
+
+    Raises:
+        EvaluationError: outputs that are no logits, or labels beyond them.
+    """
+    device = torch.device(device)
+    batches = Batches(split, device=device, batch_size=batch_size)
+    return measure_batches(module.to(device), batches)
+
+
+def measure_batches(module: nn.Module, batches: Batches) -> Metrics:
+    """Return what `measure` does, for batches that are on the module's device already."""
+    losses, wrongs = [], []
+    with evaluating(module):
+        for x, y in batches:
+            # Batches are made outside, so that no tensor a data set keeps is an inference tensor.
+            with torch.inference_mode():
+                loss, wrong = _sums(module(x), y)
+            losses.append(loss)
+            wrongs.append(wrong)
+    n = len(batches)
+    total = float(torch.stack(losses).sum())
+    return Metrics(loss=total / n, error=int(torch.stack(wrongs).sum()) / n, n=n)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put `module` in eval mode for the block, and every layer's own flag back afterwards."""
+    flags = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, flag in flags:
+            layer.training = flag
+
+
+def _sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    logits, labels = _checked(logits, labels)
+    highest, predicted = logits.max(dim=1)
+    # A NaN counts as highest, and so would make a right answer out of a network that gave none.
+    wrong = (predicted != labels) | highest.isnan()
+    return F.cross_entropy(logits, labels, reduction="sum"), wrong.sum()
+
+
+def _checked(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise EvaluationError(
+            f"the network gives {tuple(logits.shape)} for {len(labels)} examples, but logits of "
+            "shape (examples, classes) are wanted"
+        )
+    top = int(labels.max())
+    if top >= logits.shape[1]:
+        raise EvaluationError(
+            f"label {top} occurs, but the network gives {logits.shape[1]} logits, for labels 0 to "
+            f"{logits.shape[1] - 1}; set num_classes to that of the data"
+        )
+    logits = in_float64(logits)
+    return logits, labels.to(logits.device)

@@ -1,0 +1,6 @@
+"""Runs: the plan of one, its stages, and the report they end in."""
+
+from mergekit_perm.pipeline.plan import Plan, default_folder, make_plan
+from mergekit_perm.pipeline.run import run
+
+__all__ = ["Plan", "default_folder", "make_plan", "run"]

@@ -1,0 +1,75 @@
+"""What a run spec may name: methods, their homes elsewhere, and keys refused with a reason.
+
+The tables repeat what `merge`, `align` and `evaluate` provide, because checking a spec must not
+load torch; a test holds them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+ALIGNMENT_METHODS = ("weight_matching",)
+"""Methods that `align.method` may name."""
+
+MERGE_METHODS = ("linear",)
+"""Recipes that `merge[].method` may name."""
+
+MERGEKIT_METHODS = (
+    "linear",
+    "slerp",
+    "nuslerp",
+    "multislerp",
+    "karcher",
+    "task_arithmetic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "della",
+    "della_linear",
+    "model_stock",
+    "sce",
+    "nearswap",
+    "arcee_fusion",
+    "ram",
+    "ramplus_tl",
+    "passthrough",
+)
+"""Every merge method of mergekit 0.1.5."""
+
+MERGEKIT_KEYS = (
+    "merge_method",
+    "models",
+    "slices",
+    "modules",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer",
+    "tokenizer_source",
+    "chat_template",
+)
+"""Top-level keys of a mergekit file."""
+
+_STACKING = "networks are merged whole; stacking layers of several is not provided"
+_TEXT = "networks here have no tokenizer"
+
+REFUSED_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "slices": _STACKING,
+        "layer_range": _STACKING,
+        "modules": _STACKING,
+        "residual_weight": _STACKING,
+        "tokenizer": _TEXT,
+        "tokenizer_source": _TEXT,
+        "chat_template": _TEXT,
+        "base_model": "no method provided here uses a base model; "
+        "what networks are aligned to is align.reference",
+        "dtype": "sums are taken in float64 and rounded to the dtype of the networks",
+        "out_dtype": "merged networks keep the dtype of the networks",
+    }
+)
+"""Keys of mergekit that mean something a user may expect, and why they are no keys here."""

@@ -1,0 +1,244 @@
+"""The run spec as typed, frozen values: one model per section, each default in one place.
+
+Models are filled from JSON text in strict mode, so that `true` is no 1 and `"5"` is no 5, and an
+unknown key is an error. What needs more than one section is checked in `cross_checks`; how a
+failure is worded is in `problems`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+from mergekit_perm.spec.fields import (
+    AlignmentMethod,
+    Calibration,
+    Calibrations,
+    Count,
+    Device,
+    Ema,
+    MergeMethod,
+    Name,
+    Names,
+    NonNegative,
+    Pairs,
+    Seed,
+    Share,
+    Size,
+    Text,
+    Weight,
+    expected,
+    refused,
+)
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["one_cycle", "cosine", "step", "constant"]
+
+
+class Section(BaseModel):
+    """A mapping with known keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSpec(Section):
+    """A data set: ``digits``, ``torchvision:NAME``, ``folder:PATH`` or ``package.module:function``.
+
+    Attributes:
+        source: which one.
+        root: the folder it is in, as written in the spec; see `RunSpec.path`.
+        options: passed to what loads it.
+    """
+
+    source: Text
+    root: Text | None = None
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class AugmentSpec(Section):
+    """Random changes of training inputs: mirrored, cropped after padding by `crop`, with noise."""
+
+    flip: bool = False
+    crop: Size = 0
+    noise: NonNegative = 0.0
+
+
+class TrainSpec(Section):
+    """How networks are trained; the fields mean what `mergekit_perm.train.Recipe` says."""
+
+    epochs: Count = 60
+    optimizer: Optimizer = "sgd"
+    learning_rate: NonNegative = 0.1
+    momentum: Share = 0.9
+    weight_decay: NonNegative = 1e-4
+    batch_size: Count = 64
+    schedule: Schedule = "one_cycle"
+    warmup_epochs: NonNegative = 0.0
+    milestones: tuple[Count, ...] = ()
+    gamma: NonNegative = 0.1
+    augment: AugmentSpec = AugmentSpec()
+    label_smoothing: Share = 0.0
+
+    def keywords(self) -> dict[str, Any]:
+        """Return all values by name, those of `augment` among them, as `Recipe` takes them."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        del values["augment"]
+        return {**values, **dict(self.augment)}
+
+
+class NetworkTrain(Section):
+    """How one network is trained: its seed, and what differs from `train`; None is as there."""
+
+    seed: Seed
+    epochs: Count | None = None
+    optimizer: Optimizer | None = None
+    learning_rate: NonNegative | None = None
+    momentum: Share | None = None
+    weight_decay: NonNegative | None = None
+    batch_size: Count | None = None
+    schedule: Schedule | None = None
+    warmup_epochs: NonNegative | None = None
+    milestones: tuple[Count, ...] | None = None
+    gamma: NonNegative | None = None
+    augment: AugmentSpec | None = None
+    label_smoothing: Share | None = None
+
+    def over(self, train: TrainSpec) -> TrainSpec:
+        """Return `train` with the values given here in place of its own."""
+        given = {name: value for name, value in self if name != "seed" and value is not None}
+        return train.model_copy(update=given)
+
+
+class NetworkSpec(Section):
+    """One network: trained here, or read from a checkpoint.
+
+    Attributes:
+        train: how it is trained, or None.
+        checkpoint: a file, as written in the spec (see `RunSpec.path`), or ``hf-hub:org/id@rev``
+            or ``local-dir:PATH``; or None.
+        ema: take the averaged weights of a checkpoint; ``auto`` prefers them where there are any.
+        architecture: in place of the one of the run.
+        options: of the architecture; see `RunSpec.options_of`.
+    """
+
+    train: NetworkTrain | None = None
+    checkpoint: Text | None = None
+    ema: Ema = "auto"
+    architecture: Text | None = None
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.train is None and self.checkpoint is None:
+            raise refused(
+                "a network needs 'train' or 'checkpoint', found neither",
+                hint="write, for example, {train: {seed: 0}}",
+            )
+        if self.train is not None and self.checkpoint is not None:
+            raise refused(
+                "a network is trained or read from a checkpoint, found both",
+                hint="remove 'train' or 'checkpoint'",
+            )
+        if self.checkpoint is None and self.ema != "auto":
+            raise refused("'ema' is for a checkpoint, and this network is trained")
+        return self
+
+
+class AlignSpec(Section):
+    """How networks are aligned.
+
+    Attributes:
+        reference: the network that the others are aligned to, or ``joint``.
+        method: the solver.
+        permutations: ``auto``, or a file with a permutation spec, as written; see `RunSpec.path`.
+        seed: of the solver's random choices.
+        restarts: independent starts, of which the best is kept.
+        order: in which order groups are visited in a sweep.
+        tolerance: a sweep that improves the objective by less, relatively, is the last.
+        max_sweeps: the last sweep in any case.
+    """
+
+    reference: Text = "joint"
+    method: AlignmentMethod = "weight_matching"
+    permutations: Text = "auto"
+    seed: Seed = 0
+    restarts: Count = 2
+    order: Literal["random", "forward"] = "random"
+    tolerance: NonNegative = 1e-9
+    max_sweeps: Count = 100
+
+
+class MergeParameters(Section):
+    """Parameters of the recipe ``linear``, under mergekit's names."""
+
+    weight: Weight = 1.0
+    normalize: bool = True
+
+
+class MergeSpec(Section):
+    """One merged network.
+
+    Attributes:
+        name: of the result; a folder is called so.
+        method: the recipe, under mergekit's name.
+        networks: which to merge; None is all.
+        parameters: of the recipe.
+    """
+
+    name: Name
+    method: MergeMethod
+    networks: Names | None = None
+    parameters: MergeParameters = MergeParameters()
+
+
+class SimplexSpec(Section):
+    """A grid on the simplex of all networks: weights that are multiples of 1/grid."""
+
+    grid: Count
+
+
+class EvaluateSpec(Section):
+    """What is measured.
+
+    Attributes:
+        splits: of the data.
+        points: on the path between two networks, both ends included.
+        pairs: ``all``, ``none``, those with the reference (``spokes``), those without it
+            (``far_edges``), or a list; `RunSpec.pairs` resolves it.
+        simplex: the grid over all networks at once, or None.
+        calibration: what is re-estimated after mixing; each choice is measured.
+        device: auto, cpu, mps, cuda or cuda:N.
+        batch_size: examples at a time.
+    """
+
+    splits: Names = ("train", "test")
+    points: Annotated[int, Field(ge=2)] = 25
+    pairs: Pairs = "all"
+    simplex: SimplexSpec | None = None
+    calibration: Calibrations = ("none",)
+    device: Device = "auto"
+    batch_size: Count = 512
+
+
+class GateSpec(Section):
+    """A barrier that must not be higher than `at_most`."""
+
+    barrier: Literal["pair", "simplex"]
+    metric: Literal["loss", "error"]
+    split: Text
+    at_most: NonNegative
+    alignment: Literal["naive", "aligned"] = "aligned"
+    calibration: Calibration = "none"
+
+
+def _named_data(value: Any) -> Any:
+    """Let ``data: digits`` stand for ``data: {source: digits}``."""
+    if value is None or isinstance(value, dict):
+        return value
+    if not isinstance(value, str):
+        raise expected("the name of a data set, or a mapping with source, root and options")
+    return {"source": value}
+
+
+DataField = Annotated[DataSpec | None, BeforeValidator(_named_data)]

@@ -1,0 +1,126 @@
+"""A whole run spec, with the questions a pipeline asks of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, PrivateAttr
+
+from mergekit_perm.spec.fields import Name, Text
+from mergekit_perm.spec.models import (
+    AlignSpec,
+    DataField,
+    EvaluateSpec,
+    GateSpec,
+    MergeSpec,
+    NetworkSpec,
+    Section,
+    TrainSpec,
+)
+
+FORMAT = "perm-merge/run@1"
+
+JOINT = "joint"
+"""The reference that is no network: all are aligned to each other at once."""
+
+
+class RunSpec(Section):
+    """Everything that a run does, read from YAML by `load` and `loads`.
+
+    Paths are kept as they are written, and `path` resolves them. Two specs are equal when they
+    say the same and stand in the same folder.
+    """
+
+    format: Literal["perm-merge/run@1"]
+    name: Name
+    architecture: Text | None = None
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    data: DataField = None
+    networks: Annotated[dict[Name, NetworkSpec], Field(min_length=1)]
+    train: TrainSpec = TrainSpec()
+    align: AlignSpec | None = None
+    merge: tuple[MergeSpec, ...] = ()
+    evaluate: EvaluateSpec | None = None
+    gates: tuple[GateSpec, ...] = ()
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths start from: that of the file of the spec."""
+        return self._folder
+
+    def in_folder(self, folder: Path) -> RunSpec:
+        """Return this spec with relative paths starting from `folder`."""
+        moved = self.model_copy()
+        moved._folder = folder
+        return moved
+
+    def path(self, text: str) -> Path:
+        """Return a path of the spec (a checkpoint, a permutation spec, a data root) resolved."""
+        return resolve_path(text, self.folder)
+
+    def training(self, name: str) -> TrainSpec:
+        """Return how network `name` is trained: `train` with the network's own values over it.
+
+        Raises:
+            KeyError: no such network, or one that is read from a checkpoint.
+        """
+        train = self.networks[name].train
+        if train is None:
+            raise KeyError(f"network '{name}' is read from a checkpoint, not trained")
+        return train.over(self.train)
+
+    def architecture_of(self, name: str) -> str:
+        """Return the architecture of network `name`: its own, or that of the run."""
+        found = self.networks[name].architecture or self.architecture
+        assert found is not None  # `load` refuses a spec that leaves it open
+        return found
+
+    def options_of(self, name: str) -> dict[str, JsonValue]:
+        """Return the options of network `name`: those of the run with the network's own over them.
+
+        The options of the run are for its architecture, so that a network with another one
+        has only its own.
+        """
+        network = self.networks[name]
+        shared = self.options if self.architecture_of(name) == self.architecture else {}
+        return {**shared, **network.options}
+
+    def merged_networks(self, merge: MergeSpec) -> tuple[str, ...]:
+        """Return the names of the networks that `merge` merges."""
+        return tuple(self.networks) if merge.networks is None else merge.networks
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs whose paths are evaluated; none without `evaluate`."""
+        if self.evaluate is None:
+            return ()
+        return chosen_pairs(self.evaluate, tuple(self.networks), self.align)
+
+
+def resolve_path(text: str, folder: Path) -> Path:
+    """Return `text` as a path that starts from `folder` unless it is absolute or starts with ~."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:  # "~name" where nobody is called so
+        return folder / text
+
+
+def chosen_pairs(
+    evaluate: EvaluateSpec, names: Sequence[str], align: AlignSpec | None
+) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of `names` that `evaluate` asks for, each in the order of the spec."""
+    if not isinstance(evaluate.pairs, str):
+        return evaluate.pairs
+    if evaluate.pairs == "none":
+        return ()
+    every = tuple(itertools.combinations(names, 2))
+    if evaluate.pairs == "all":
+        return every
+    reference = None if align is None else align.reference
+    spokes = evaluate.pairs == "spokes"
+    return tuple(pair for pair in every if (reference in pair) == spokes)

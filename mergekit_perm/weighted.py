@@ -1,0 +1,61 @@
+"""Weighted sums of tensors: the one rule that mixing (evaluate) and merging (merge) share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+State = dict[str, torch.Tensor]
+
+
+def weighted_sum(
+    tensors: Sequence[torch.Tensor], weights: Sequence[float], *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return sum_i `weights[i]` * `tensors[i]`, or write it into `out` and return that.
+
+    Floating and complex tensors are summed in float64 (float32 where a device has no float64) and
+    rounded once to their own dtype; tensors of weight 0 are never read, so that an infinity in
+    one cannot leak, and a lone weight of 1 copies bit for bit. Anything else (integer and boolean
+    buffers such as `num_batches_tracked`) has no meaningful average: it is copied from the first
+    tensor whose weight is not 0.
+
+    Args:
+        tensors: one or more tensors of one shape, on one device.
+        weights: as many numbers; they need not sum to 1.
+        out: where to write, of the same shape and on the same device; may have another dtype.
+    """
+    used = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight]
+    first, weight = used[0] if used else (tensors[0], 0.0)
+    countable = not (first.is_floating_point() or first.is_complex())
+    if countable or (len(used) == 1 and weight == 1.0):
+        return first.clone() if out is None else out.copy_(first)
+    total = first.to(_wide(first)) * weight if used else torch.zeros_like(first)
+    for tensor, factor in used[1:]:
+        total.add_(tensor, alpha=factor)
+    return total.to(first.dtype) if out is None else out.copy_(total)
+
+
+def mismatch(states: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
+    """Return how the tensors of `states` differ in name or shape, or ``""`` when they agree.
+
+    Args:
+        states: state dicts by the name to use for them; all are compared with the first.
+    """
+    (reference, expected), *others = states.items()
+    for name, state in others:
+        for tensor in [*expected, *state]:
+            if tensor not in state:
+                return f"'{name}' has no tensor '{tensor}', which '{reference}' has"
+            if tensor not in expected:
+                return f"'{name}' has a tensor '{tensor}', which '{reference}' has not"
+            found, wanted = tuple(state[tensor].shape), tuple(expected[tensor].shape)
+            if found != wanted:
+                return f"tensor '{tensor}' is {found} in '{name}' and {wanted} in '{reference}'"
+    return ""
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    # Apple's GPUs have no float64; float32 is then the best there is.
+    widest = torch.float32 if tensor.device.type == "mps" else torch.float64
+    return torch.promote_types(tensor.dtype, widest)

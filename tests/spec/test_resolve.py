@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mergekit_perm.spec import loads, resolved
+from mergekit_perm.yaml_document import dump, read
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,6}", fullmatch=True)
+TEXTS = st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=8)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=4,
+)
+OPTIONS = st.dictionaries(TEXTS, JSON, max_size=2)
+SHARES = st.floats(0, 1, exclude_max=True)
+AMOUNTS = st.floats(0, 1e300)
+
+TRAIN = {
+    "epochs": st.integers(10, 99),
+    "optimizer": st.sampled_from(["sgd", "adam", "adamw"]),
+    "learning_rate": AMOUNTS,
+    "momentum": SHARES,
+    "weight_decay": AMOUNTS,
+    "batch_size": st.integers(1, 999),
+    "schedule": st.sampled_from(["one_cycle", "cosine", "constant"]),
+    "warmup_epochs": st.floats(0, 10),
+    "milestones": st.lists(st.integers(1, 99), max_size=3),
+    "gamma": AMOUNTS,
+    "augment": st.fixed_dictionaries(
+        {}, optional={"flip": st.booleans(), "crop": st.integers(0, 9), "noise": AMOUNTS}
+    ),
+    "label_smoothing": SHARES,
+}
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw the data of a sound run spec."""
+    names = draw(
+        st.lists(NAMES.filter(lambda name: name != "joint"), min_size=2, max_size=4, unique=True)
+    )
+    seeds = st.integers(0, 2**63 - 1)
+    trained = st.fixed_dictionaries(
+        {"train": st.fixed_dictionaries({"seed": seeds}, optional=TRAIN)},
+        optional={"options": OPTIONS},
+    )
+    loaded = st.fixed_dictionaries(
+        {"checkpoint": TEXTS.map(lambda text: f"local-dir:{text}")},
+        optional={"ema": st.sampled_from([True, False, "auto"]), "options": OPTIONS},
+    )
+    chosen = st.lists(st.sampled_from(names), min_size=1, unique=True)
+    positive = st.floats(1e-3, 1e3)
+    weights = positive | st.fixed_dictionaries(dict.fromkeys(names, positive))
+    merges = st.lists(
+        st.fixed_dictionaries(
+            {"name": NAMES, "method": st.just("linear")},
+            optional={
+                "parameters": st.fixed_dictionaries(
+                    {}, optional={"weight": weights, "normalize": st.booleans()}
+                )
+            },
+        )
+        | st.fixed_dictionaries({"name": NAMES, "method": st.just("linear"), "networks": chosen}),
+        max_size=3,
+        unique_by=lambda merge: merge["name"],
+    )
+    splits = draw(st.lists(TEXTS, min_size=1, max_size=3, unique=True))
+    pairs = st.sampled_from(["all", "none"]) | st.just([[names[0], names[1]]])
+    evaluate = st.fixed_dictionaries(
+        {"splits": st.just(splits)},
+        optional={
+            "points": st.integers(2, 99),
+            "pairs": pairs,
+            "simplex": st.none() | st.fixed_dictionaries({"grid": st.integers(1, 9)}),
+            "calibration": st.sampled_from([["none"], ["none", "batch_norm"]]),
+            "device": st.sampled_from(["auto", "cpu", "cuda:3"]),
+            "batch_size": st.integers(1, 999),
+        },
+    )
+    align = st.fixed_dictionaries(
+        {},
+        optional={
+            "reference": st.sampled_from(["joint", *names]),
+            "seed": seeds,
+            "restarts": st.integers(1, 9),
+            "order": st.sampled_from(["random", "forward"]),
+            "tolerance": AMOUNTS,
+            "max_sweeps": st.integers(1, 999),
+        },
+    )
+    data = st.just("digits") | st.fixed_dictionaries(
+        {"source": TEXTS}, optional={"root": TEXTS, "options": OPTIONS}
+    )
+    return draw(
+        st.fixed_dictionaries(
+            {
+                "format": st.just("perm-merge/run@1"),
+                "name": NAMES,
+                "architecture": TEXTS,
+                "data": data,
+                "networks": st.fixed_dictionaries(dict.fromkeys(names, trained | loaded)),
+            },
+            optional={
+                "options": OPTIONS,
+                "train": st.fixed_dictionaries({}, optional=TRAIN),
+                "align": align,
+                "merge": merges,
+                "evaluate": evaluate,
+            },
+        )
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(specs())
+def test_resolving_keeps_the_spec(data: dict[str, Any]) -> None:
+    spec = loads(dump(data))
+    text = resolved(spec)
+    assert loads(text) == spec
+    assert resolved(loads(text)) == text
+    # What was given is kept; the rest is added.
+    assert _missing(data | {"data": {}}, read(text, file="f").data) == []
+
+
+def _missing(given: Any, kept: Any, path: str = "") -> list[str]:
+    """Return what is in `given` and not in `kept`, apart from nulls outside of options."""
+    if isinstance(given, dict):
+        return [
+            line
+            for key, value in given.items()
+            if value is not None or "options" in path
+            for line in (
+                [f"{path}.{key}"]
+                if key not in kept
+                else _missing(value, kept[key], f"{path}.{key}")
+            )
+        ]
+    if isinstance(given, list):
+        return [line for a, b in zip(given, kept, strict=True) for line in _missing(a, b, path)]
+    return [] if given == kept else [path]
+
+
+def test_every_default_is_written() -> None:
+    spec = loads(
+        "format: perm-merge/run@1\n"
+        "name: x\n"
+        "architecture: mlp\n"
+        "options: {bias: null}\n"
+        "data: digits\n"
+        "networks:\n"
+        "  a: {train: {seed: 0, learning_rate: 1e-3}}\n"
+        "  b: {checkpoint: hf-hub:org/id}\n"
+        "align: {}\n"
+        "merge: [{name: m, method: linear}]\n"
+        "evaluate: {}\n"
+    )
+    assert resolved(spec) == (
+        "# Written by perm-merge: the run spec with every default in its place.\n"
+        "format: perm-merge/run@1\n"
+        "name: x\n"
+        "architecture: mlp\n"
+        "options:\n"
+        "  bias: null\n"
+        "data:\n"
+        "  source: digits\n"
+        "  options: {}\n"
+        "networks:\n"
+        "  a:\n"
+        "    train:\n"
+        "      seed: 0\n"
+        "      learning_rate: 0.001\n"
+        "    ema: auto\n"
+        "    options: {}\n"
+        "  b:\n"
+        "    checkpoint: hf-hub:org/id\n"
+        "    ema: auto\n"
+        "    options: {}\n"
+        "train:\n"
+        "  epochs: 60\n"
+        "  optimizer: sgd\n"
+        "  learning_rate: 0.1\n"
+        "  momentum: 0.9\n"
+        "  weight_decay: 0.0001\n"
+        "  batch_size: 64\n"
+        "  schedule: one_cycle\n"
+        "  warmup_epochs: 0.0\n"
+        "  milestones: []\n"
+        "  gamma: 0.1\n"
+        "  augment:\n"
+        "    flip: false\n"
+        "    crop: 0\n"
+        "    noise: 0.0\n"
+        "  label_smoothing: 0.0\n"
+        "align:\n"
+        "  reference: joint\n"
+        "  method: weight_matching\n"
+        "  permutations: auto\n"
+        "  seed: 0\n"
+        "  restarts: 2\n"
+        "  order: random\n"
+        "  tolerance: 1.0e-09\n"
+        "  max_sweeps: 100\n"
+        "merge:\n"
+        "- name: m\n"
+        "  method: linear\n"
+        "  parameters:\n"
+        "    weight: 1.0\n"
+        "    normalize: true\n"
+        "evaluate:\n"
+        "  splits: [train, test]\n"
+        "  points: 25\n"
+        "  pairs: all\n"
+        "  calibration: [none]\n"
+        "  device: auto\n"
+        "  batch_size: 512\n"
+        "gates: []\n"
+    )

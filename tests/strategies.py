@@ -1,0 +1,157 @@
+"""Hypothesis strategies: random groups, axis expressions and members of the symmetry group."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from mergekit_perm import action, axes
+from mergekit_perm.axes import (
+    Axis,
+    Concatenation,
+    Fixed,
+    Group,
+    Groups,
+    Inner,
+    Pick,
+    Product,
+    Slice,
+    Whole,
+)
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.permutation import Permutation
+
+LAW = settings(max_examples=60, deadline=None)
+LARGEST = 48
+
+NAMES = ("g", "blocks.0.mlp", "_a", "inner", "0.weight", "aÜ", "a.1.b_2")
+
+
+# --------------------------------------------------------------------------------- expressions
+
+_bounds = st.none() | st.integers(-9, 9)
+
+
+def _larger(inner: st.SearchStrategy[Axis]) -> st.SearchStrategy[Axis]:
+    several = st.lists(inner, min_size=2, max_size=3).map(tuple)
+    picked = st.lists(st.integers(-9, 9), min_size=1, max_size=4).map(tuple)
+    return st.one_of(
+        several.map(Product),
+        several.map(Concatenation),
+        st.builds(Slice, inner, _bounds, _bounds, _bounds),
+        st.builds(Pick, inner, picked),
+    )
+
+
+def expressions() -> st.SearchStrategy[Axis]:
+    """Any expression that can be written, whether or not it means something."""
+    names = st.sampled_from(NAMES)
+    leaves = st.one_of(
+        st.integers(0, 999).map(Fixed),
+        st.just(Fixed(None)),
+        names.map(Whole),
+        names.map(Inner),
+    )
+    return st.recursive(leaves, _larger, max_leaves=8)
+
+
+# ------------------------------------------------------------------------------ groups, members
+
+
+@st.composite
+def group_sets(draw: st.DrawFn, *, deepest: int = 3) -> Groups:
+    """One to three outermost groups, each with groups nested in it up to `deepest` levels."""
+    found: list[Group] = []
+
+    def nest(name: str, within: str | None, level: int) -> None:
+        found.append(Group(name, draw(st.integers(1, 4 if within is None else 3)), within))
+        children = 0 if level == deepest else draw(st.integers(0, 2 if level == 1 else 1))
+        for child in range(children):
+            nest(f"{name}.{child}", name, level + 1)
+
+    for top in range(draw(st.integers(1, 3))):
+        nest(f"g{top}", None, 1)
+    return Groups({group.name: group for group in draw(st.permutations(found))})
+
+
+def members(groups: Groups) -> st.SearchStrategy[dict[str, Permutation]]:
+    """Members of the group of `groups`, uniformly random."""
+    spec = PermutationSpec(groups, {})
+    seeds = st.integers(0, 2**32 - 1)
+    return seeds.map(lambda seed: spec.random(generator=np.random.default_rng(seed)))
+
+
+def raw(member: dict[str, Permutation]) -> dict[str, axes.Indices]:
+    """A member as `action` takes it."""
+    return {name: permutation.indices for name, permutation in member.items()}
+
+
+# ------------------------------------------------------------------------------------ meaning
+
+
+@st.composite
+def closed_axes(draw: st.DrawFn, groups: Groups, *, depth: int = 2) -> Axis:
+    """An expression that every member maps to itself, parts and reorderings included."""
+    leaf: Axis = draw(
+        st.sampled_from([Whole(name) for name in groups]) | st.integers(1, 3).map(Fixed)
+    )
+    form = draw(st.sampled_from(["leaf", "product", "sum", "reorder", "flip", "term", "column"]))
+    if depth == 0 or form == "leaf":
+        return leaf
+    smaller = closed_axes(groups, depth=depth - 1)
+    first = draw(smaller)
+    length = axes.size(first, groups)
+    other = leaf if form in ("product", "column") else draw(smaller)
+    extent = axes.size(other, groups)
+    built: Axis = first
+    match form:
+        case "product":
+            built = Product(tuple(draw(st.permutations([first, other]))))
+        case "sum":
+            built = Concatenation((first, other))
+        case "reorder":
+            built = Pick(first, tuple(draw(st.permutations(range(length)))))
+        case "flip":
+            built = Slice(first, None, None, -1)
+        case "term":
+            built = Slice(Concatenation((other, first)), extent, None, None)
+        case "column":
+            count = draw(st.integers(1, 3))
+            built = Slice(
+                Product((first, Fixed(count))), draw(st.integers(0, count - 1)), None, count
+            )
+    return built if axes.size(built, groups) <= LARGEST else leaf
+
+
+@st.composite
+def partial_axes(draw: st.DrawFn, groups: Groups) -> Axis:
+    """An expression that shows only a part of a group; every group must have a proper part."""
+    whole = [name for name in groups if groups.length(name) > 1]
+    name = draw(st.sampled_from(whole))
+    length = groups.length(name)
+    shown = draw(st.sets(st.integers(0, length - 1), min_size=1, max_size=length - 1))
+    order = draw(st.permutations(sorted(shown)))
+    part: Axis = Pick(Whole(name), tuple(order))
+    closed = draw(closed_axes(groups, depth=1))
+    return draw(
+        st.sampled_from(
+            [
+                part,
+                Concatenation((closed, part)),
+                Product((part, Fixed(2))),
+                Product((closed, part)),
+                Slice(part, None, None, -1),
+            ]
+        )
+    )
+
+
+def parents(groups: Groups) -> list[str]:
+    """The nested groups of `groups`."""
+    return [name for name, group in groups.items() if group.within is not None]
+
+
+def source_of(axis: Axis, groups: Groups, member: dict[str, Permutation]) -> list[int]:
+    """The sources of `axis` as plain numbers."""
+    return action.source(axis, groups, raw(member)).tolist()
