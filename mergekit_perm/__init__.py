@@ -10,9 +10,19 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it; loaded on first use (PEP 562), so that importing the
 # package, `perm-merge --help` and `perm-merge check` stay fast and load no torch.
 _HOMES = {
+    "Family": "align",
+    "METHODS": "align",
     "PermMergeError": "errors",
     "Permutation": "permutation",
     "PermutationSpec": "permspec",
+    "Proof": "derive",
+    "RECIPES": "merge",
+    "Report": "report",
+    "align": "align",
+    "barrier": "evaluate",
+    "merge": "merge",
+    "run": "pipeline",
+    "verify": "derive",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,5 +1,17 @@
 """Alignment: one member of the symmetry group per network, so that the networks lie together."""
 
+import sys
+from types import ModuleType
+
 from mergekit_perm.align.family import JOINT, METHODS, Family, align
 
 __all__ = ["JOINT", "METHODS", "Family", "align"]
+
+
+class _CallableModule(ModuleType):
+    """Lets `mergekit_perm.align(...)` be called: the package and its function share a name."""
+
+    __call__ = staticmethod(align)
+
+
+sys.modules[__name__].__class__ = _CallableModule

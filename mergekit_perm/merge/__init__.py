@@ -1,6 +1,18 @@
 """Merge recipes: pure functions from several state dicts to one, under mergekit's names."""
 
+import sys
+from types import ModuleType
+
 from mergekit_perm.merge.linear import linear
 from mergekit_perm.merge.recipes import MERGEKIT_IDS, RECIPES, merge, parameters_of
 
 __all__ = ["MERGEKIT_IDS", "RECIPES", "linear", "merge", "parameters_of"]
+
+
+class _CallableModule(ModuleType):
+    """Lets `mergekit_perm.merge(...)` be called: the package and its function share a name."""
+
+    __call__ = staticmethod(merge)
+
+
+sys.modules[__name__].__class__ = _CallableModule

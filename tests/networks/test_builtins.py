@@ -87,7 +87,7 @@ def test_vgg_plan(depth: int, plan: list[int]) -> None:
 @pytest.mark.parametrize("edge", [1, 2, 5, 8, 12, 32])
 @pytest.mark.parametrize("architecture", ["vgg", "resnet_cifar"])
 def test_image_networks_take_images_of_any_size(architecture: str, edge: int) -> None:
-    module = networks.build(architecture, {"width": 2, "in_chans": 1, "num_classes": 3}, seed=0)
+    module = networks.build(architecture, {"width": 4, "in_chans": 1, "num_classes": 3}, seed=0)
     output = module(torch.randn(2, 1, edge, edge))
     assert output.shape == (2, 3)
     assert not torch.equal(output[0], output[1])

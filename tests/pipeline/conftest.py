@@ -1,0 +1,45 @@
+"""A small run that takes about a second, in a folder and with a cache of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mergekit_perm.spec import RunSpec, loads
+
+SMALL = """
+format: perm-merge/run@1
+name: small
+architecture: mlp
+options: {in_features: 64, hidden: [8, 8], num_classes: 10}
+data: digits
+networks:
+  a: {train: {seed: 0}}
+  b: {train: {seed: 1}}
+  c: {train: {seed: 2}}
+train: {epochs: 2}
+align: {reference: joint}
+merge:
+  - {name: mean, method: linear}
+evaluate: {points: 5, simplex: {grid: 3}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("PERM_MERGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def small() -> Callable[..., RunSpec]:
+    """Return a function that loads the small run with overrides such as ``train.epochs=1``."""
+
+    def load(*overrides: str) -> RunSpec:
+        return loads(SMALL, file="small.yaml", overrides=overrides)
+
+    return load
