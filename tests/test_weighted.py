@@ -14,11 +14,16 @@ FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_the_sum_is_taken_in_float64_and_rounded_once(dtype: torch.dtype) -> None:
-    parts = [torch.tensor([1.0, -3.0, 0.1], dtype=dtype), torch.tensor([2.0, 5.0, 0.7], dtype=dtype)]
+    parts = [
+        torch.tensor([1.0, -3.0, 0.1], dtype=dtype),
+        torch.tensor([2.0, 5.0, 0.7], dtype=dtype),
+    ]
 
     total = weighted_sum(parts, [0.3, 0.7])
 
-    expected = [0.3 * a + 0.7 * b for a, b in zip(*(p.double().tolist() for p in parts), strict=True)]
+    expected = [
+        0.3 * a + 0.7 * b for a, b in zip(*(p.double().tolist() for p in parts), strict=True)
+    ]
     assert total.dtype == dtype
     assert torch.equal(total, torch.tensor(expected, dtype=torch.float64).to(dtype))
 
@@ -67,7 +72,10 @@ def test_complex_tensors_are_summed() -> None:
 
 
 def test_out_is_written_in_its_own_dtype_and_inputs_are_left() -> None:
-    parts = [torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([3.0, 6.0], dtype=torch.float64)]
+    parts = [
+        torch.tensor([1.0, 2.0], dtype=torch.float64),
+        torch.tensor([3.0, 6.0], dtype=torch.float64),
+    ]
     out = torch.empty(2, dtype=torch.float32)
 
     assert weighted_sum(parts, [0.5, 0.5], out=out) is out

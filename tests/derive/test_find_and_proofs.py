@@ -89,7 +89,9 @@ def test_a_pretrained_tag_finds_the_spec_of_its_architecture() -> None:
 
 
 def test_an_architecture_without_a_spec_is_refused_with_the_way_out() -> None:
-    with pytest.raises(PermutationSpecError, match="no permutation spec is known for 'resnet34'") as e:
+    with pytest.raises(
+        PermutationSpecError, match="no permutation spec is known for 'resnet34'"
+    ) as e:
         derive.find("resnet34", {}, {})
     assert "perm-merge permspec verify FILE" in str(e.value)
 

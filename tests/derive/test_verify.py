@@ -45,7 +45,9 @@ def test_a_correct_spec_is_proven_with_its_figures() -> None:
 
 
 def test_forgotten_running_statistics_are_found_in_eval_mode() -> None:
-    forgotten = TWO_LAYERS.replace("  1.*: [hidden]\n", "  1.weight: [hidden]\n  1.bias: [hidden]\n")
+    forgotten = TWO_LAYERS.replace(
+        "  1.*: [hidden]\n", "  1.weight: [hidden]\n  1.bias: [hidden]\n"
+    )
     with pytest.raises(PermutationSpecError, match="changes the function") as error:
         verify(forgotten)
     assert "hidden (" in str(error.value) and "0.weight" in str(error.value)

@@ -101,7 +101,10 @@ def test_normalised_weights_have_no_scale(weights: list[float], scale: float) ->
             {"weight": {"a": 1, "b": 1, "c": math.nan}},
             "linear: the weight of 'c' is nan; give a finite number",
         ),
-        ({"weight": {"a": 1, "b": 1}}, "linear: no weight for 'c'; give one, 0 leaves a network out"),
+        (
+            {"weight": {"a": 1, "b": 1}},
+            "linear: no weight for 'c'; give one, 0 leaves a network out",
+        ),
         (
             {"weight": {"a": 1, "b": 1, "c": 1, "d": 1}},
             "linear: weight for 'd', but the networks to merge are a, b, c",

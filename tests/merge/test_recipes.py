@@ -50,7 +50,9 @@ def test_every_recipe_documents_its_source() -> None:
 )
 def test_what_is_refused(method: str, parameters: dict[str, float], message: str) -> None:
     with pytest.raises(MergeError) as error:
-        merge({**STATES}, **{"method": method, **{k: v for k, v in parameters.items() if k != "states"}}) \
-            if "states" not in parameters else _states_twice(method)
+        merge(
+            {**STATES},
+            **{"method": method, **{k: v for k, v in parameters.items() if k != "states"}},
+        ) if "states" not in parameters else _states_twice(method)
 
     assert str(error.value) == message

@@ -1,0 +1,252 @@
+"""The report of a run as frozen data, and its JSON form.
+
+Numbers keep full precision; rounding happens where they are shown. JSON has no infinities, so they
+and NaN are written as the strings "inf", "-inf" and "nan".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mergekit_perm.errors import RunError
+from mergekit_perm.files import write_text
+
+FORMAT = "perm-merge/report@1"
+FILE = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Mean cross-entropy in nats, error rate, and the number of examples."""
+
+    loss: float
+    error: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The value of one mixture; one weight per network of the barrier."""
+
+    weights: tuple[float, ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """The barrier of a pair or of the simplex; the fields mean what `evaluate.Barrier` says."""
+
+    kind: Literal["pair", "simplex"]
+    networks: tuple[str, ...]
+    alignment: Literal["naive", "aligned"]
+    calibration: str
+    split: str
+    metric: Literal["loss", "error"]
+    barrier: float
+    argmax: tuple[float, ...]
+    spoke: bool | None
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The sum of pairwise inner products before and after alignment, and after every sweep."""
+
+    before: float
+    after: float
+    traces: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Permutations:
+    """Where the permutation spec came from, whether it was proven, and what it covers."""
+
+    source: str
+    verified: bool
+    trusted: bool
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How many of a group's coordinates alignment moved, by network."""
+
+    name: str
+    size: int
+    moved: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What alignment did; `seconds` is its wall time."""
+
+    reference: str
+    method: str
+    objective: Objective
+    permutations: Permutations
+    groups: tuple[Group, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A merged network: its file in the run's folder, and its metrics by calibration and split."""
+
+    file: str
+    sha256: str
+    calibration: Mapping[str, Mapping[str, Metrics]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A barrier that must not be higher than `at_most`, the value it had, and the verdict."""
+
+    barrier: Literal["pair", "simplex"]
+    metric: Literal["loss", "error"]
+    split: str
+    at_most: float
+    alignment: Literal["naive", "aligned"]
+    calibration: str
+    value: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the figures were made with; `seconds` by stage."""
+
+    spec_sha256: str
+    versions: Mapping[str, str]
+    device: str
+    dtype: str
+    seeds: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a run found out."""
+
+    name: str
+    networks: Mapping[str, Mapping[str, Metrics]]
+    alignment: Alignment | None
+    barriers: tuple[Barrier, ...]
+    merged: Mapping[str, Merged]
+    gates: tuple[Gate, ...]
+    provenance: Provenance
+    notes: tuple[str, ...] = ()
+    format: str = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain data that JSON can hold."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return {"format": plain.pop("format"), **plain}
+
+    def to_text(self) -> str:
+        """Return the report as the text of report.json."""
+        return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the report to `path` in one step."""
+        write_text(path, self.to_text())
+
+    @classmethod
+    def from_json(cls, data: Any) -> Report:
+        """Return the report that plain `data` holds.
+
+        Raises:
+            RunError: naming the place where `data` is not a report of this format.
+        """
+        if not isinstance(data, dict) or not str(data.get("format", "")).startswith("perm-merge/"):
+            raise RunError("this is no report of perm-merge")
+        if data["format"] != FORMAT:
+            raise RunError(
+                f"this report has the format {data['format']!r}, and this version of perm-merge "
+                f"reads {FORMAT!r}: run the spec again to make a new one"
+            )
+        report: Report = _read(cls, data, "report")
+        return report
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a report from a run's folder, or from the file itself.
+
+        Raises:
+            RunError: there is none, or the file is not a report of this format.
+        """
+        file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{file}: no report there; a finished run has one, so run its spec first"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file}: cannot be read as JSON: {error}") from error
+        try:
+            return cls.from_json(data)
+        except RunError as error:
+            raise RunError(f"{file}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read(kind: Any, value: Any, place: str) -> Any:
+    """Return `value` as an instance of the annotation `kind`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _read_fields(kind, value, place)
+    if origin is Literal:
+        return _expect(value in arguments, value, place, " or ".join(map(repr, arguments)))
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _read(arguments[0], value, place)
+    if origin is tuple:
+        _expect(isinstance(value, list | tuple), value, place, "a list")
+        return tuple(_read(arguments[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+    if origin is Mapping:
+        _expect(isinstance(value, Mapping), value, place, "a mapping")
+        return {key: _read(arguments[1], item, f"{place}.{key}") for key, item in value.items()}
+    if kind is float:
+        if value in ("inf", "-inf", "nan"):
+            return float(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(_expect(number, value, place, "a number"))
+    matches = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    return _expect(matches, value, place, f"a value of type {getattr(kind, '__name__', kind)}")
+
+
+def _read_fields(kind: Any, value: Any, place: str) -> Any:
+    _expect(isinstance(value, Mapping), value, place, "a mapping")
+    hints = typing.get_type_hints(kind)
+    optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    missing = hints.keys() - value.keys() - optional
+    if missing:
+        raise RunError(f"{place}: '{sorted(missing)[0]}' is missing")
+    return kind(
+        **{
+            name: _read(hints[name], value[name], f"{place}.{name}")
+            for name in hints.keys() & value.keys()
+        }
+    )
+
+
+def _expect(good: bool, value: Any, place: str, wanted: str) -> Any:
+    if not good:
+        raise RunError(f"{place}: expected {wanted}, found {value!r}")
+    return value

@@ -1,0 +1,100 @@
+"""Figures that sum up the barriers of one report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mergekit_perm.report.model import Barrier, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to look at the barriers: what was measured, where, after which calibration."""
+
+    split: str
+    metric: str
+    calibration: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One pair or simplex in one case: without alignment, and with it where there was one."""
+
+    case: Case
+    kind: str
+    networks: tuple[str, ...]
+    spoke: bool | None
+    naive: Barrier | None
+    aligned: Barrier | None
+
+    @property
+    def label(self) -> str:
+        """Return "a-b", or "simplex of 3"."""
+        if self.kind == "simplex":
+            return f"simplex of {len(self.networks)}"
+        return "-".join(self.networks)
+
+
+def rows(report: Report) -> list[Row]:
+    """Return every pair, then every simplex, of every case, in the order of the report."""
+    found: dict[tuple[Case, str, tuple[str, ...]], dict[str, Barrier]] = {}
+    for barrier in report.barriers:
+        case = Case(barrier.split, barrier.metric, barrier.calibration)
+        place = found.setdefault((case, barrier.kind, barrier.networks), {})
+        place[barrier.alignment] = barrier
+    return [
+        Row(
+            case,
+            kind,
+            networks,
+            next(iter(both.values())).spoke,
+            both.get("naive"),
+            both.get("aligned"),
+        )
+        for (case, kind, networks), both in found.items()
+    ]
+
+
+def cases(report: Report) -> list[Case]:
+    """Return the cases of a report, each once, in order."""
+    return list(dict.fromkeys(row.case for row in rows(report)))
+
+
+def excesses(barrier: Barrier) -> list[float]:
+    """Return how far each point is above the mix of the networks' own values; may be negative."""
+    ends = list(_ends(barrier))
+    if not all(map(math.isfinite, ends)):
+        return [math.inf] * len(barrier.points)
+    return [
+        math.fsum(w * (p.value - v) for w, v in zip(p.weights, ends, strict=True))
+        if math.isfinite(p.value)
+        else math.inf
+        for p in barrier.points
+    ]
+
+
+def barycentre(barrier: Barrier) -> float | None:
+    """Return the excess where all weights are equal; None where it was not measured."""
+    share = 1 / len(barrier.networks)
+    for point, height in zip(barrier.points, excesses(barrier), strict=True):
+        if all(math.isclose(weight, share, abs_tol=1e-12) for weight in point.weights):
+            return height
+    return None
+
+
+def worst(barriers: Iterable[Barrier | None]) -> float | None:
+    """Return the highest of `barriers`, or None when there is none."""
+    return max((barrier.barrier for barrier in barriers if barrier is not None), default=None)
+
+
+def mean(barriers: Iterable[Barrier | None]) -> float | None:
+    """Return the mean of `barriers`, or None when there is none."""
+    values = [barrier.barrier for barrier in barriers if barrier is not None]
+    return math.fsum(values) / len(values) if values else None
+
+
+def _ends(barrier: Barrier) -> Iterator[float]:
+    for place in range(len(barrier.networks)):
+        yield next(point.value for point in barrier.points if point.weights[place] == 1.0)
