@@ -245,7 +245,7 @@ def _show_builtin(which: str, options: list[str] | None, known: Any) -> None:
 
     text = networks.permutation_spec_text(which, _pairs(options))
     if text is None:
-        names = [*networks.BUILTINS, *known]
+        names = sorted({*networks.BUILTINS, *known})
         raise SpecError(
             f"no permutation spec '{which}'{suggest(which, names)}; known: {', '.join(names)}, "
             "or the path of a file"

@@ -64,7 +64,10 @@ class RunError(PermMergeError):
     """A run cannot start or a stage of it failed."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the known name nearest to `name`, or ``""``."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def suggest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the known name nearest to `name`, or ``""``.
+
+    Names less alike than `cutoff` (0 to 1, as difflib measures it) are not suggested.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" (did you mean '{near[0]}'?)" if near else ""

@@ -137,7 +137,7 @@ class PermutationSpec:
                 continue
             hits = [name for name in _matches(pattern, shapes) if name not in self.axes]
             if not hits:
-                problems.append(f"{pattern}: no such tensor{suggest(pattern, shapes)}")
+                problems.append(f"{pattern}: no such tensor{suggest(pattern, shapes, cutoff=0.8)}")
             for name in hits:
                 if name in claimed and self.axes[claimed[name]] != row:
                     problems.append(f"{name}: both '{claimed[name]}' and '{pattern}' describe it")

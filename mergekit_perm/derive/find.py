@@ -49,7 +49,7 @@ def find(
     name = architecture.partition(".")[0]
     path = shipped.architecture_specs().get(name)
     if path is None:
-        known = ", ".join([*networks.BUILTINS, *shipped.architecture_specs()])
+        known = ", ".join(sorted({*networks.BUILTINS, *shipped.architecture_specs()}))
         raise PermutationSpecError(
             f"no permutation spec is known for '{architecture}' (known: {known}); write one after "
             "the examples that `perm-merge permspec show resnet18` prints, prove it with "

@@ -282,7 +282,7 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
                 task += "" if calibration == "none" else f", {calibration}"
                 yield Stage(
                     evaluation_name(alignment, calibration, label),
-                    f"{task}: {len(points)} points",
+                    f"{task}: {len(points)} point{'s' * (len(points) > 1)}",
                     _evaluation_key(inputs, _family_key(inputs, alignment), calibration, points),
                     (),
                     partial(stages.measure_points, alignment, calibration, points, task),

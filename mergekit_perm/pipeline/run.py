@@ -93,7 +93,7 @@ def _is_trusted(stage: Stage, shop: Workshop) -> bool:
 
 def _in_stage(stage: Stage, error: PermMergeError) -> PermMergeError:
     """Return `error` with the stage it happened in, of the same type and exit code."""
-    return type(error)(f"{stage.title}: {error}")
+    return type(error)(f"{stage.name}: {error}")
 
 
 @contextmanager

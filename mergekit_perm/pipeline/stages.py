@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from mergekit_perm import align, checkpoints, derive, evaluate, merge, networks, train
 from mergekit_perm.cache import cache_folder
-from mergekit_perm.errors import RunError
+from mergekit_perm.errors import CheckpointError, RunError
 from mergekit_perm.files import write_text
 from mergekit_perm.pipeline import card
 from mergekit_perm.pipeline.folder import RunFolder
@@ -82,8 +83,9 @@ def train_network(name: str, key: str, shop: Workshop) -> Result:
     if settings is None or inputs.data is None:
         raise RunError(f"network '{name}' cannot be trained: it has no data")
     cached = cache_folder("networks") / f"{key}.safetensors"
-    if shop.use_cache and cached.is_file():
-        shop.keep(network_file(name), checkpoints.load_state(cached), content=key)
+    known = _from_cache(cached) if shop.use_cache else None
+    if known is not None:
+        shop.keep(network_file(name), known, content=key)
         return {"origin": "trained", "seed": settings.seed, "cached": True}
     module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=settings.seed)
     history = train.fit(
@@ -100,6 +102,14 @@ def train_network(name: str, key: str, shop: Workshop) -> Result:
     checkpoints.save(cached, state, metadata={"content": key})
     losses = list(history.losses)
     return {"origin": "trained", "seed": settings.seed, "cached": False, "losses": losses}
+
+
+def _from_cache(file: Path) -> State | None:
+    """Return the network in `file`; None when there is none, or none that can be read."""
+    try:
+        return checkpoints.load_state(file) if file.is_file() else None
+    except CheckpointError:
+        return None
 
 
 def read_network(name: str, shop: Workshop) -> Result:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mergekit_perm as pm
-from mergekit_perm import checkpoints, data, derive, evaluate, networks, shipped, spec, train
+from mergekit_perm import checkpoints, data, derive, networks, shipped, spec, train
 
 SEED_SETS = 10
 TABLE = Path(__file__).with_name("JOINT.md")

@@ -167,5 +167,5 @@ def test_outputs_that_cannot_be_compared_are_refused() -> None:
             return self.a(x) * 0
 
     text = "format: perm-merge/permspec@1\ngroups: {h: 6}\naxes:\n  a.weight: [h, 4]\n"
-    with pytest.raises(PermutationSpecError, match="outputs reach 0.0"):
+    with pytest.raises(PermutationSpecError, match=r"outputs reach 0\.0"):
         derive.verify(PermutationSpec.loads(text), Silent(), torch.randn(5, 4))

@@ -36,6 +36,12 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def small_text() -> str:
+    """The small run as YAML."""
+    return SMALL
+
+
+@pytest.fixture
 def small() -> Callable[..., RunSpec]:
     """Return a function that loads the small run with overrides such as ``train.epochs=1``."""
 

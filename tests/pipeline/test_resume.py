@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL
 
 from mergekit_perm import evaluate, pipeline, train
 from mergekit_perm.errors import EvaluationError, RunError
@@ -51,7 +50,9 @@ def test_a_failed_run_goes_on_where_it_stopped(
             raise EvaluationError("the device is gone")
 
         broken.setattr(evaluate, "evaluate_points", fail)
-        with pytest.raises(EvaluationError, match="evaluating networks, naive: 3 points: the dev"):
+        with pytest.raises(
+            EvaluationError, match="evaluate/naive/none/networks: the device is gone"
+        ):
             pipeline.run(small())
     before = stamps()
     assert {"networks+a.json", "align.json", "merge+mean.json"} <= before.keys()
@@ -160,8 +161,8 @@ def test_a_full_disk_keeps_what_is_finished(small: Small, monkeypatch: pytest.Mo
     assert len(pipeline.run(small()).barriers) == 32
 
 
-def test_a_killed_run_finishes_without_redoing(tmp_path: Path) -> None:
-    Path("small.yaml").write_text(SMALL.replace("epochs: 2", "epochs: 40"))
+def test_a_killed_run_finishes_without_redoing(small_text: str) -> None:
+    Path("small.yaml").write_text(small_text.replace("epochs: 2", "epochs: 40"))
     command = [sys.executable, "-c", "from mergekit_perm.cli import main; main()"]
     command += ["run", "small.yaml"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

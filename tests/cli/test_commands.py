@@ -1,0 +1,217 @@
+"""Every command: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mergekit_perm import cli
+
+SPEC = """
+format: perm-merge/run@1
+name: tiny
+architecture: mlp
+options: {in_features: 64, hidden: [6], num_classes: 10}
+data: digits
+networks:
+  a: {train: {seed: 0}}
+  b: {train: {seed: 1}}
+train: {epochs: 1}
+align: {}
+evaluate: {points: 3}
+gates:
+  - {barrier: pair, metric: loss, split: test, at_most: 50}
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a command line and returns (exit code, stdout, stderr)."""
+    torch.set_num_threads(1)
+    monkeypatch.setenv("PERM_MERGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(SPEC)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["perm-merge", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def test_help_names_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("run", "check", "plan", "compare", "report", "permspec"):
+        assert f" {command} " in out
+
+
+@pytest.mark.parametrize("command", ["run", "check", "plan", "compare", "report"])
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"perm-merge {command} [OPTIONS]" in out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, "perm-merge 0.1.0\n", "")
+
+
+def test_check_says_that_there_are_no_problems(run: Run) -> None:
+    assert run("check", "tiny.yaml") == (0, "tiny.yaml: no problems (2 networks)\n", "")
+
+
+def test_check_reports_all_problems_on_stderr(run: Run) -> None:
+    Path("bad.yaml").write_text(SPEC.replace("train: {epochs: 1}", "train: {epoch: 1, gama: 2}"))
+    code, out, err = run("check", "bad.yaml")
+    assert (code, out) == (2, "")
+    assert "did you mean 'epochs'?" in err and "did you mean 'gamma'?" in err
+
+
+def test_a_spec_is_read_from_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SPEC.encode())))
+    assert run("check", "-")[:2] == (0, "-: no problems (2 networks)\n")
+
+
+def test_shipped_specs_are_found_by_name_from_any_folder(run: Run) -> None:
+    assert run("check", "quickstart")[0] == 0
+    code, _, err = run("check", "quickstar")
+    assert code == 2
+    assert err.startswith("no run spec 'quickstar' (did you mean 'quickstart'?)")
+
+
+def test_run_prints_the_report_and_where_it_is(run: Run) -> None:
+    code, out, err = run("run", "tiny.yaml")
+    assert (code, err) == (0, "")
+    assert "Loss barriers" in out and "passed" in out
+    assert out.endswith("Results are in out/tiny\n")
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_run_and_report_print_report_json(run: Run) -> None:
+    out = run("run", "tiny.yaml", "--json", "--out", "here")[1]
+    assert json.loads(out) == json.loads(Path("here/report.json").read_text())
+    assert run("report", "here", "--json")[1] == out
+    assert run("report", "here/report.json")[1].endswith("Read from here/report.json\n")
+
+
+def test_a_failed_gate_is_exit_code_1(run: Run) -> None:
+    gates = "gates=[{barrier: pair, metric: loss, split: test, at_most: 0, alignment: naive}]"
+    code, out, _ = run("run", "tiny.yaml", "--set", gates)
+    assert code == 1
+    assert "FAILED" in out
+
+
+def test_overrides_reach_the_run(run: Run) -> None:
+    out = run("run", "tiny.yaml", "--set", "evaluate.points=5", "--set", "name=other", "--json")[1]
+    assert len(json.loads(out)["barriers"][0]["points"]) == 5
+    assert Path("out/other/report.json").exists()
+
+
+def test_plan_tells_what_would_run(run: Run) -> None:
+    code, out, _ = run("plan", "tiny.yaml")
+    assert code == 0
+    assert "to do  train a  -> networks/a.safetensors\n" in out
+    assert "8 of 8 stages to do, 6 mixtures to measure in all" in out
+    run("run", "tiny.yaml")
+    out = run("plan", "tiny.yaml", "--json")[1]
+    assert {stage["status"] for stage in json.loads(out)["stages"]} == {"done"}
+
+
+def test_compare_puts_runs_side_by_side(run: Run) -> None:
+    run("run", "tiny.yaml")
+    run("run", "tiny.yaml", "--set", "align.seed=1", "--set", "name=second")
+    code, out, _ = run("compare", "out/tiny", "out/second", "--metric", "loss")
+    assert code == 0
+    assert "tiny" in out and "second" in out and "error" not in out
+    rows = json.loads(run("compare", "out/tiny", "out/second", "--json")[1])["rows"]
+    assert {row["alignment"] for row in rows} == {"naive", "aligned"}
+    assert all(row["differences"][1] == row["values"][1] - row["values"][0] for row in rows)
+
+
+def test_compare_refuses_what_is_not_there(run: Run) -> None:
+    run("run", "tiny.yaml")
+    assert run("compare", "out/tiny", "--split", "tset")[2] == (
+        "no run has the split 'tset' (did you mean 'test'?); there is train, test\n"
+    )
+    code, _, err = run("compare", "out/nothing")
+    assert code == 3
+    assert err == "out/nothing: no report there; a finished run has one, so run its spec first\n"
+
+
+def test_permspec_list_and_show(run: Run) -> None:
+    code, out, _ = run("permspec", "list")
+    assert code == 0
+    assert [line.split() for line in out.splitlines() if line.startswith("vit_tiny")] == [
+        ["vit_tiny_patch16_224", "49", "25"]
+    ]
+    names = [row["name"] for row in json.loads(run("permspec", "list", "--json")[1])]
+    assert {"mlp", "vgg", "resnet_cifar", "resnet18", "resnext50_32x4d"} <= set(names)
+    assert "layer{s:2..4}.0.downsample.0.weight" in run("permspec", "show", "resnet18")[1]
+    shown = run("permspec", "show", "mlp", "--options", "hidden=[5, 6]")[1]
+    assert "layers.1: 6" in shown
+    code, _, err = run("permspec", "show", "resnet81")
+    assert code == 2 and "(did you mean 'resnet18'?)" in err
+
+
+def test_permspec_verify_proves_a_file(run: Run) -> None:
+    Path("mine.yaml").write_text(run("permspec", "show", "mlp", "--options", "in_features=9")[1])
+    code, out, err = run("permspec", "verify", "mine.yaml")
+    assert (code, err) == (0, "")
+    assert out.startswith("mine.yaml: verified for mlp\n")
+    proof = json.loads(run("permspec", "verify", "mine.yaml", "--json")[1])
+    assert proof["difference"] < 1e-12 and proof["sizes"] == {"layers.0": 128, "layers.1": 128}
+
+
+def test_permspec_verify_refuses_a_file_that_is_wrong(run: Run) -> None:
+    text = run("permspec", "show", "mlp", "--options", "in_features=9")[1]
+    Path("mine.yaml").write_text(text.replace("  layers.1.bias: [layers.1]\n", ""))
+    code, out, err = run("permspec", "verify", "mine.yaml")
+    assert (code, out) == (2, "")
+    assert "changes the function of the network" in err and "layers.1 (" in err
+    code, _, err = run("permspec", "verify", "mine.yaml", "--options", "hidden")
+    assert (code, err) == (2, "--options hidden: expected KEY=VALUE\n")
+
+
+def test_permspec_verify_needs_an_architecture(run: Run) -> None:
+    text = "format: perm-merge/permspec@1\ngroups: {g: 2}\naxes: {w: [g]}\n"
+    Path("mine.yaml").write_text(text)
+    assert run("permspec", "verify", "mine.yaml")[2] == (
+        "mine.yaml: names no architecture; give one with --architecture\n"
+    )
+
+
+@pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.6), (["check", "quickstart"], 1)])
+def test_help_and_check_are_fast_and_load_no_torch(arguments: list[str], limit: float) -> None:
+    code = (
+        "import sys; from mergekit_perm.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'timm', 'scipy', 'numpy', 'torchvision'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
+        seconds.append(time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < limit
