@@ -85,9 +85,9 @@ def _best_nested_moves(view: View, reference: State, state: State) -> dict[str, 
                 choice[child] = assign_blocks(_given(parts, child, choice))
     value = _value(parts, choice)
     _keep_current_where_better(parts, choice, value)
-    outer = assign(value)
+    outer = np.arange(view.size) if view.stays else assign(value)
     moves = {child: pairs[np.arange(view.size), outer] for child, pairs in choice.items()}
-    return {view.group: outer, **moves}
+    return moves if view.stays else {view.group: outer, **moves}
 
 
 def _given(parts: _Nested, child: str, choice: dict[str, Indices]) -> Similarity:

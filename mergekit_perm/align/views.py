@@ -1,4 +1,4 @@
-"""How tensors look from one outermost group: which entries each of its elements carries.
+"""How tensors look from one group: which entries each of its elements carries.
 
 A solver that updates one group sees every tensor that carries it as a matrix of elements by
 everything else. Groups nested directly within it see, inside each element (a head, a convolution
@@ -46,7 +46,7 @@ class Carrier:
         dim: the dimension that carries the group.
         table: the coordinates of every element, shape (elements, m).
         nested: the nested groups that move along with it.
-        others: the other outermost groups that the tensor carries.
+        others: the outermost groups of others that the tensor carries.
         weight: how many entries of the tensor each element carries.
     """
 
@@ -78,12 +78,22 @@ class Carrier:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that one outermost group carries."""
+    """All that one group carries.
+
+    Attributes:
+        group: an outermost group, or a nested one that has nested groups of its own.
+        size: how many elements it has in all.
+        children: the groups nested directly within it.
+        carriers: the axes that carry it.
+        stays: whether only the children move in this view, because the group itself is nested
+            and moves in the view of the group that it lies within.
+    """
 
     group: str
     size: int
     children: tuple[str, ...]
     carriers: tuple[Carrier, ...]
+    stays: bool
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -102,18 +112,21 @@ class View:
 
 
 def views(spec: PermutationSpec, tensors: Collection[str]) -> list[View]:
-    """Return a view of every outermost group of bound `spec`, over the tensors named."""
+    """Return a view of every group of bound `spec` that no other view moves whole."""
     result = []
-    for group in spec.groups.top():
-        children = tuple(spec.groups.children(group))
+    for group in spec.groups.values():
+        children = tuple(spec.groups.children(group.name))
+        if group.within is not None and not children:
+            continue
         carriers = [
-            _carrier(spec, tensor, dim, axis, group, children)
-            for tensor in spec.carriers(group)
+            _carrier(spec, tensor, dim, axis, group.name, children)
+            for tensor in spec.carriers(group.name)
             if tensor in tensors
             for dim, axis in enumerate(spec.axes[tensor])
-            if _carries(spec, axis, group)
+            if _carries(spec, axis, group.name)
         ]
-        result.append(View(group, spec.groups[group].size, children, tuple(carriers)))
+        size, stays = spec.groups.length(group.name), group.within is not None
+        result.append(View(group.name, size, children, tuple(carriers), stays))
     return result
 
 
@@ -142,8 +155,8 @@ def _carrier(
         dim,
         action.occurrences(axis, spec.groups, group),
         tuple(nested),
-        others=frozenset(_outermost(spec, tensor) - {group}),
-        weight=math.prod((spec.shapes or {})[tensor]) // spec.groups[group].size,
+        others=frozenset(_outermost(spec, tensor) - {spec.groups.chain(group)[-1].name}),
+        weight=math.prod((spec.shapes or {})[tensor]) // spec.groups.length(group),
     )
 
 
