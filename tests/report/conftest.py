@@ -1,0 +1,107 @@
+"""A report with round numbers, built by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mergekit_perm.report.model import (
+    Alignment,
+    Barrier,
+    Gate,
+    Group,
+    Merged,
+    Metrics,
+    Objective,
+    Permutations,
+    Point,
+    Provenance,
+    Report,
+)
+
+NAMES = ("a", "b", "c")
+
+
+def bump(
+    networks: tuple[str, ...],
+    height: float,
+    *,
+    alignment: str,
+    split: str,
+    metric: str,
+    spoke: bool | None = None,
+    calibration: str = "none",
+) -> Barrier:
+    """A path that rises to `height` in the middle, over ends of 0.25."""
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    points = tuple(Point((1 - t, t), 0.25 + height * (1 - abs(2 * t - 1)) ** 2) for t in shares)
+    return Barrier(
+        "pair", networks, alignment, calibration, split, metric, height, (0.5, 0.5), spoke, points
+    )  # type: ignore[arg-type]
+
+
+def simplex(height: float, *, alignment: str, split: str, metric: str) -> Barrier:
+    """Three corners of 0.25, the middle of an edge, and a barycentre below the corners."""
+    points = (
+        Point((1.0, 0.0, 0.0), 0.25),
+        Point((0.0, 1.0, 0.0), 0.25),
+        Point((0.0, 0.0, 1.0), 0.25),
+        Point((0.5, 0.5, 0.0), 0.25 + height),
+        Point((1 / 3, 1 / 3, 1 / 3), 0.125),
+    )
+    return Barrier(
+        "simplex", NAMES, alignment, "none", split, metric, height, (0.5, 0.5, 0.0), None, points
+    )  # type: ignore[arg-type]
+
+
+def make(*, reference: str = "joint", moved: int = 6, name: str = "example") -> Report:
+    """A report of three networks."""
+    metrics = Metrics(0.25, 0.0625, 450)
+    pairs = [("a", "b"), ("a", "c"), ("b", "c")]
+    heights = {"naive": (0.5, 0.75, 1.0), "aligned": (0.0, 0.03125, 0.0625)}
+    barriers = []
+    for alignment, values in heights.items():
+        for split in ("train", "test"):
+            for metric in ("loss", "error"):
+                where = {"alignment": alignment, "split": split, "metric": metric}
+                scale = 1.0 if metric == "loss" else 0.5
+                for pair, height in zip(pairs, values, strict=True):
+                    spoke = None if reference == "joint" else reference in pair
+                    barriers.append(bump(pair, scale * height, spoke=spoke, **where))
+                barriers.append(simplex(scale * values[2], **where))
+    groups = (
+        Group("layers.0", 4, {"a": 0, "b": moved, "c": moved}),
+        Group("layers.1", 4, {"a": 0, "b": 0, "c": 0}),
+    )
+    return Report(
+        name=name,
+        networks={n: {"train": metrics, "test": metrics} for n in NAMES},
+        alignment=Alignment(
+            reference,
+            "weight_matching",
+            Objective(2.0, 16.0, {"joint": (2.0, 12.0, 16.0)}),
+            Permutations("mlp's own", True, False, 0.9996),
+            groups,
+            0.25,
+        ),
+        barriers=tuple(barriers),
+        merged={
+            "mean": Merged(
+                "merged/mean/model.safetensors",
+                "0" * 64,
+                {"none": {"train": metrics, "test": metrics}},
+            )
+        },
+        gates=(
+            Gate("simplex", "loss", "test", 0.125, "aligned", "none", 0.0625, True),
+            Gate("pair", "error", "train", 0.25, "naive", "none", 0.5, False),
+        ),
+        provenance=Provenance("0" * 64, {"torch": "2.11"}, "cpu (2 threads)", "float32", {}, {}),
+        notes=("A plain sentence.",),
+    )
+
+
+@pytest.fixture
+def make_report() -> Callable[..., Report]:
+    return make
