@@ -45,14 +45,10 @@ def test_every_recipe_documents_its_source() -> None:
             {"wieght": 1.0},
             "linear: no parameter 'wieght' (did you mean 'weight'?); it takes weight, normalize",
         ),
-        ("linear", {"states": 1}, "linear: no parameter 'states'; it takes weight, normalize"),
     ],
 )
 def test_what_is_refused(method: str, parameters: dict[str, float], message: str) -> None:
     with pytest.raises(MergeError) as error:
-        merge(
-            {**STATES},
-            **{"method": method, **{k: v for k, v in parameters.items() if k != "states"}},
-        ) if "states" not in parameters else _states_twice(method)
+        merge(STATES, method=method, **parameters)
 
     assert str(error.value) == message
