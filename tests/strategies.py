@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -145,6 +148,30 @@ def partial_axes(draw: st.DrawFn, groups: Groups) -> Axis:
             ]
         )
     )
+
+
+def state_of(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random tensors of the shapes given; a scalar is a count."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(shape, generator=generator) if shape else torch.tensor(seed)
+        for name, shape in shapes.items()
+    }
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[PermutationSpec, dict[str, torch.Tensor]]:
+    """A random spec whose every group stands on some tensor, and a state it fits."""
+    groups = draw(group_sets())
+    rows: dict[str, tuple[Axis, ...]] = {name: (axes.parse(name), Fixed(2)) for name in groups}
+    for place in range(draw(st.integers(0, 2))):
+        rows[f"t{place}"] = tuple(draw(closed_axes(groups, depth=1)) for _ in range(2))
+    for name, group in groups.items():
+        if group.within is not None and draw(st.booleans()):
+            rows[f"{name}.inner"] = (axes.parse(f"inner({name})"), axes.parse(group.within))
+    spec = PermutationSpec(groups, rows)
+    shapes = {name: tuple(axes.size(axis, groups) for axis in row) for name, row in rows.items()}
+    return spec, state_of({**shapes, "rest": (3,), "count": ()}, draw(st.integers(0, 99)))
 
 
 def parents(groups: Groups) -> list[str]:

@@ -135,9 +135,11 @@ def test_each_form_moves_as_its_parts_do(data: st.DataObject) -> None:
         (of_a[:, None] * len(of_b) + of_b).reshape(-1).tolist()
     )
     assert source_of(Concatenation((a, b)), groups, member) == [*of_a, *(of_b + len(of_a))]
-    order = np.array(data.draw(st.permutations(range(len(of_a)))), dtype=int)
-    shown = Pick(a, tuple(order.tolist()))
-    assert source_of(shown, groups, member) == np.argsort(order)[of_a[order]].tolist()
+    for base in (a, Concatenation((a, a)), Concatenation((a, b, a))):
+        of_base = np.array(source_of(base, groups, member), dtype=int)
+        order = np.array(data.draw(st.permutations(range(len(of_base)))), dtype=int)
+        shown = Pick(base, tuple(order.tolist()))
+        assert source_of(shown, groups, member) == np.argsort(order)[of_base[order]].tolist()
 
 
 @LAW

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_perm import action, axes
-from mergekit_perm.axes import Axis, Fixed, Group, Groups, parse
+from mergekit_perm import action
+from mergekit_perm.axes import Fixed, Group, Groups, parse
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
-from tests.strategies import LAW, closed_axes, group_sets, members
+from tests.strategies import LAW, members, problems, state_of
 
 
 def spec_of(
@@ -61,14 +61,6 @@ HEADS_SHAPES = {
     "mix.weight": (4, 3),
     "free": (7,),
 }
-
-
-def state_of(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(shape, generator=generator) if shape else torch.tensor(seed)
-        for name, shape in shapes.items()
-    }
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -321,21 +313,6 @@ def test_apply_leaves_its_inputs_and_shares_no_memory() -> None:
         for tensor in moved.values():
             tensor.zero_()
         assert all(torch.equal(state[name], before[name]) for name in state)
-
-
-@st.composite
-def problems(draw: st.DrawFn) -> tuple[PermutationSpec, dict[str, torch.Tensor]]:
-    """A random spec whose every group stands on some tensor, and a state it fits."""
-    groups = draw(group_sets())
-    rows: dict[str, tuple[Axis, ...]] = {name: (parse(name), Fixed(2)) for name in groups}
-    for place in range(draw(st.integers(0, 2))):
-        rows[f"t{place}"] = tuple(draw(closed_axes(groups, depth=1)) for _ in range(2))
-    for name, group in groups.items():
-        if group.within is not None and draw(st.booleans()):
-            rows[f"{name}.inner"] = (parse(f"inner({name})"), parse(group.within))
-    spec = PermutationSpec(groups, rows)
-    shapes = {name: tuple(axes.size(axis, groups) for axis in row) for name, row in rows.items()}
-    return spec, state_of({**shapes, "rest": (3,), "count": ()}, draw(st.integers(0, 99)))
 
 
 def equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:

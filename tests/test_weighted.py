@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from mergekit_perm.weighted import mismatch, weighted_sum
 
-FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+NARROW = [torch.float16, torch.bfloat16, torch.float32]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", NARROW)
 def test_the_sum_is_taken_in_float64_and_rounded_once(dtype: torch.dtype) -> None:
     parts = [
         torch.tensor([1.0, -3.0, 0.1], dtype=dtype),

@@ -1,5 +1,6 @@
 """Alignment: one member of the symmetry group per network, so that the networks lie together."""
 
+import inspect
 import sys
 from types import ModuleType
 
@@ -12,6 +13,7 @@ class _CallableModule(ModuleType):
     """Lets `mergekit_perm.align(...)` be called: the package and its function share a name."""
 
     __call__ = staticmethod(align)
+    __signature__ = inspect.signature(align)
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -69,7 +69,7 @@ def load(
     path, source = _located(reference, folder or Path())
     key, state = _chosen(reading.read(path), ema, path)
     return Checkpoint(
-        state=_own(_without_prefixes(state)), source=source, key=key, sha256=file_sha256(path)
+        state=_own(_without_prefixes(state), path), source=source, key=key, sha256=file_sha256(path)
     )
 
 
@@ -216,10 +216,15 @@ def _common_prefix(names: Any) -> str | None:
     return next((p for p in _PREFIXES if all(name.startswith(p) for name in names)), None)
 
 
-def _own(state: Mapping[str, torch.Tensor]) -> State:
+def _own(state: Mapping[str, torch.Tensor], path: Path) -> State:
     """Return contiguous copies that share memory with nothing."""
+    own: State = {}
     with torch.no_grad():
-        return {
-            name: tensor.detach().clone(memory_format=torch.contiguous_format)
-            for name, tensor in state.items()
-        }
+        for name, tensor in state.items():
+            if tensor.layout != torch.strided or tensor.is_quantized:
+                raise CheckpointError(
+                    f"{path}: tensor '{name}' is {tensor.layout}, {tensor.dtype}; "
+                    "only dense tensors that are not quantized can be used"
+                )
+            own[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return own

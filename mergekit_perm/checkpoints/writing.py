@@ -39,7 +39,7 @@ def save(
     with replacing(path) as temporary:
         try:
             save_file(_separate(state), temporary, metadata=header)
-        except (SafetensorError, KeyError, TypeError, ValueError) as cause:
+        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as cause:
             raise CheckpointError(f"{path}: cannot be written as safetensors: {cause}") from cause
         _sort_header(temporary)
     return file_sha256(path)

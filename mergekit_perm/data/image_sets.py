@@ -56,6 +56,7 @@ def load(
     Raises:
         DataError: for pictures that cannot be used as asked.
     """
+    _check_options(request)
     opened = {name: open_split(name) for name in request.splits}
     _check_length(opened, request)
     first = opened[request.splits[0]]
@@ -95,6 +96,20 @@ def _data(request: Request, datasets: Mapping[str, Prepared], num_classes: int) 
         input_shape=splits[request.splits[0]].input_shape,
         fingerprint=fingerprints.combined((s.name, s.fingerprint) for s in splits.values()),
     )
+
+
+def _check_options(request: Request) -> None:
+    """Read every option once, so that a mistake is found before any picture is."""
+    request.channels()
+    request.share("crop_pct")
+    request.size()
+    request.whole("workers", least=0)
+    _named(request, "interpolation", "bilinear", INTERPOLATIONS)
+    _named(request, "crop_mode", "center", CROP_MODES)
+    request.numbers("mean")
+    std = request.numbers("std")
+    if std is not None and min(std) <= 0:
+        raise request.error(f"std is {list(std)}; every channel needs a number above 0")
 
 
 def _check_length(opened: Mapping[str, Pictures], request: Request) -> None:
@@ -206,10 +221,8 @@ def _statistics(request: Request, train: Callable[[], Prepared], mode: str) -> S
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
             raise request.error(
-                f"{name} has {len(values)} numbers, the pictures {channels} channels"
+                f"{name} has {len(values)} numbers, the pictures have {channels} channels"
             )
-    if min(std) <= 0:
-        raise request.error(f"std is {list(std)}; every channel needs a number above 0")
     return mean * (channels // len(mean)), std * (channels // len(std))
 
 

@@ -86,17 +86,16 @@ class Decoded(Dataset[tuple[torch.Tensor, int]]):
             DataError: for an example that is no picture with a class, or cannot be read.
         """
         try:
-            picture, label = self.pictures[index]
+            example = self.pictures[index]
         except Exception as cause:  # PIL has many, for damaged files and for enormous ones
             samples = self.samples
             place = f"example {index}" + (f" ({samples[index][0]})" if samples else "")
             raise DataError(f"{place} cannot be read: {cause}") from cause
-        if not isinstance(picture, Image.Image) or not isinstance(label, int | np.integer):
-            raise DataError(
-                f"example {index} is ({type(picture).__name__}, {type(label).__name__}), "
-                "not a picture and its class"
-            )
-        return picture, int(label)
+        kinds = tuple(map(type, example)) if isinstance(example, tuple) else (type(example),)
+        if not (len(kinds) == 2 and issubclass(kinds[0], Image.Image) and _is_class(example[1])):
+            found = ", ".join(kind.__name__ for kind in kinds)
+            raise DataError(f"example {index} is {found}, not a picture and its class")
+        return example[0], int(example[1])
 
     def pixels(self, index: int) -> tuple[torch.Tensor, int]:
         """Return one picture as bytes, after conversion, resizing and cutting, and its class."""
@@ -107,3 +106,7 @@ class Decoded(Dataset[tuple[torch.Tensor, int]]):
         if self.geometry is not None:
             picture = self.geometry(picture)
         return functional.pil_to_tensor(picture), label
+
+
+def _is_class(label: Any) -> bool:
+    return isinstance(label, int | np.integer) and not isinstance(label, bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from torch.utils.data import Subset
@@ -79,14 +80,18 @@ def _by_name(make: Any, arguments: dict[str, Any], request: Request) -> Open:
 
 
 def _by_share(make: Any, arguments: dict[str, Any], request: Request) -> Open:
-    def open_split(name: str) -> Pictures:
-        _check_name(name, request)
+    @cache
+    def parts() -> dict[str, Pictures]:
         pictures = _made(make, arguments, request)
         listed = image_sets.labels_of(pictures)
         decoded = Decoded(pictures, "", None)
         labels = listed or [decoded.picture(index)[1] for index in range(len(pictures))]
         train, test = stable_split(labels, len(labels) // _TEST_SHARE)
-        return _Part(pictures, train if name == "train" else test)
+        return {"train": _Part(pictures, train), "test": _Part(pictures, test)}
+
+    def open_split(name: str) -> Pictures:
+        _check_name(name, request)
+        return parts()[name]
 
     return open_split
 

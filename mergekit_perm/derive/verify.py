@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from mergekit_perm import action, axes
 from mergekit_perm.derive.generic import clear_caches, float64_throughout, make_generic
+from mergekit_perm.derive.probe import probe
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.permspec import Permutations, PermutationSpec
 from mergekit_perm.permutation import Indices
@@ -54,8 +55,8 @@ class Proof:
 
 def verify(
     spec: PermutationSpec,
-    module: nn.Module,
-    inputs: torch.Tensor,
+    module: nn.Module | None = None,
+    inputs: torch.Tensor | None = None,
     *,
     members: int = 3,
     seed: int = 0,
@@ -66,8 +67,9 @@ def verify(
 
     Args:
         spec: the spec, bound or not.
-        module: the network; changed in place to float64 and made generic, so pass a fresh one.
-        inputs: a batch that the network takes, (examples, ...).
+        module: the network; changed in place to float64 and made generic, so pass a fresh one. By
+            default the architecture that the spec names is built.
+        inputs: a batch that the network takes, (examples, ...); goes with `module`.
         members: how many random members of the whole group to try.
         seed: of the generic weights and the random members.
         tolerance: the largest relative change of the outputs that counts as rounding.
@@ -77,6 +79,10 @@ def verify(
             group that moves nothing.
     """
     began = time.perf_counter()
+    if module is None or inputs is None:
+        if spec.architecture is None:
+            raise PermutationSpecError("the spec names no architecture; give a module and inputs")
+        module, inputs = probe(spec.architecture, spec.options)
     state = module.state_dict()
     bound = spec.bind({name: tuple(tensor.shape) for name, tensor in state.items()})
     task = f"verifying {spec.architecture or 'permutation spec'}"

@@ -1,5 +1,6 @@
 """Merge recipes: pure functions from several state dicts to one, under mergekit's names."""
 
+import inspect
 import sys
 from types import ModuleType
 
@@ -13,6 +14,7 @@ class _CallableModule(ModuleType):
     """Lets `mergekit_perm.merge(...)` be called: the package and its function share a name."""
 
     __call__ = staticmethod(merge)
+    __signature__ = inspect.signature(merge)
 
 
 sys.modules[__name__].__class__ = _CallableModule

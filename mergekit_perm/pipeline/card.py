@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mergekit_perm import yaml_document
 from mergekit_perm.files import write_text
 from mergekit_perm.spec import RunSpec, resolved
 from mergekit_perm.spec.models import MergeSpec
@@ -31,7 +30,7 @@ def model_card(
     recipe: MergeSpec, networks: Sequence[str], config: Mapping[str, Any], spec: RunSpec
 ) -> str:
     """Return the model card in Markdown: method, networks, how to load, configuration."""
-    front = yaml.safe_dump({"library_name": "timm", "tags": ["perm-merge", "merge"]})
+    front = yaml_document.dump({"library_name": "timm", "tags": ["perm-merge", "merge"]})
     parents = "\n".join(f"- `{name}`: {_origin(spec, name)}" for name in networks)
     aligned = "The networks were merged as they were, without alignment."
     if spec.align is not None:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mergekit_perm.errors import RunError
+from mergekit_perm import yaml_document
+from mergekit_perm.errors import RunError, SpecError
 from mergekit_perm.files import file_sha256, write_text
 
 SPEC = "spec.yaml"
@@ -53,10 +52,9 @@ class RunFolder:
 
     def _owner(self) -> str | None:
         try:
-            found = yaml.safe_load((self.path / SPEC).read_text(encoding="utf-8"))
-            return str(found["name"])
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-            return None
+            return str(yaml_document.read_file(self.path / SPEC).data["name"])
+        except (SpecError, TypeError, KeyError):
+            return None  # no spec of ours
 
     def result(self, stage: str, key: str) -> dict[str, Any] | None:
         """Return the result of `stage` if it finished with this key and its files are intact."""

@@ -25,7 +25,7 @@ from mergekit_perm.spec import RunSpec
 _VERSION = 1
 
 # What Python, torch and timm take before any network is built, in bytes; measured on Linux.
-_INTERPRETER = 600 * 2**20
+_INTERPRETER = 900 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,12 +316,13 @@ def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Wei
 def peak_memory(inputs: Inputs) -> int:
     """Return an estimate, in bytes, of the most memory the run holds at once.
 
-    Alignment holds every network as given, twice in float64 (as given and as permuted), and the
-    permuted result; evaluation holds both families, the module and one mixture.
+    Alignment holds every network as given and as permuted in the end, and in float64 as given and
+    as permuted by two starts, the best so far and the one at work; evaluation holds both families,
+    the module and one mixture.
     """
     entries = sum(_count(shape) for shape in inputs.shapes.values())
     count, single = len(inputs.spec.networks), 4 * entries
-    aligning = count * (2 * single + 2 * 2 * single) if inputs.spec.align else count * single
+    aligning = count * (2 * single + 3 * 2 * single) if inputs.spec.align else count * single
     evaluating = (2 * count + 3) * single + _data_bytes(inputs)
     return _INTERPRETER + max(aligning, evaluating)
 

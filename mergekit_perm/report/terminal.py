@@ -194,6 +194,8 @@ def _summary_rows(
         parts = [("worst pair", pairs)]
     found = []
     for label, members in parts:
+        if not members:
+            continue
         cells = [
             number(summaries.worst(_of(members, split, kind)), metric=metric)
             for split in splits

@@ -89,6 +89,14 @@ def test_dtypes_are_kept(tmp_path: Path) -> None:
     assert [tensor.dtype for tensor in found.values()] == kinds
 
 
+def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2).to_sparse()}, tmp_path / "x.pth")
+    assert message("x.pth", tmp_path) == (
+        "x.pth: tensor 'a' is torch.sparse_coo, torch.float32; "
+        "only dense tensors that are not quantized can be used"
+    )
+
+
 # --------------------------------------------------------------------------- what is taken
 
 

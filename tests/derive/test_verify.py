@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mergekit_perm import derive
+from mergekit_perm import derive, networks
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.permspec import PermutationSpec
 
@@ -169,3 +169,12 @@ def test_outputs_that_cannot_be_compared_are_refused() -> None:
     text = "format: perm-merge/permspec@1\ngroups: {h: 6}\naxes:\n  a.weight: [h, 4]\n"
     with pytest.raises(PermutationSpecError, match=r"outputs reach 0\.0"):
         derive.verify(PermutationSpec.loads(text), Silent(), torch.randn(5, 4))
+
+
+def test_a_spec_that_names_its_architecture_needs_no_module() -> None:
+    text = networks.permutation_spec_text("mlp", {"in_features": 6, "hidden": [4]})
+    assert text is not None
+    proof = derive.verify(PermutationSpec.loads(text))
+    assert proof.difference < 1e-12 and proof.sizes == {"layers.0": 4}
+    with pytest.raises(PermutationSpecError, match="names no architecture; give a module"):
+        derive.verify(PermutationSpec.loads(TWO_LAYERS))

@@ -1,0 +1,157 @@
+"""The entry point: what it accepts, what it refuses and in which words, what it reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import mergekit_perm.align
+from mergekit_perm.align import JOINT, METHODS, align
+from mergekit_perm.errors import AlignmentError, PermutationSpecError
+from mergekit_perm.permspec import PermutationSpec
+from tests.strategies import state_of
+
+SPEC = PermutationSpec.loads(
+    "format: perm-merge/permspec@1\narchitecture: net\n"
+    "groups: {g: 4}\naxes: {w: [g, 3], v: [2, g]}\n"
+)
+SHAPES: dict[str, tuple[int, ...]] = {"w": (4, 3), "v": (2, 4), "b": (2,), "count": ()}
+
+
+def networks(names: str = "abc") -> dict[str, dict[str, torch.Tensor]]:
+    return {name: state_of(SHAPES, seed) for seed, name in enumerate(names)}
+
+
+def refused(states: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(AlignmentError) as caught:
+        align(states, SPEC, **options)
+    return str(caught.value)
+
+
+def test_the_tables_are_what_they_are() -> None:
+    assert JOINT == "joint"
+    assert list(METHODS) == ["weight_matching"]
+    assert callable(mergekit_perm.align)
+
+
+def test_a_family_reports_what_was_done() -> None:
+    family = align(networks(), SPEC, reference="b")
+    assert (family.reference, family.method) == ("b", "weight_matching")
+    assert list(family.permutations) == list(family.states) == ["a", "b", "c"]
+    assert list(family.permutations["a"]) == ["g"]
+    assert list(family.traces) == ["a", "c"]
+    assert family.seconds > 0
+    assert torch.equal(family.states["a"]["count"], torch.tensor(0))
+    assert family.states["a"]["count"].dtype == torch.int64
+
+
+def test_two_networks_are_joint_with_either_as_reference() -> None:
+    states = networks("ab")
+    joint = align(states, SPEC)
+    assert joint.reference == "joint"
+    assert joint.permutations == align(states, SPEC, reference="a").permutations
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_networks(count: int) -> None:
+    states = dict(list(networks().items())[:count])
+    assert refused(states) == f"alignment needs at least two networks, found {count}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"reference": "aa"},
+            "reference 'aa' is no network of this run (did you mean 'a'?); "
+            "known: a, b, c, or joint",
+        ),
+        (
+            {"method": "weight-matching"},
+            "unknown alignment method 'weight-matching' (did you mean 'weight_matching'?); "
+            "known: weight_matching",
+        ),
+        ({"sed": 1}, "weight_matching has no option 'sed' (did you mean 'seed'?)"),
+        ({"kernel": "cosine"}, "weight_matching has no option 'kernel'"),
+        ({"restarts": 0}, "restarts must be at least 1, found 0"),
+        ({"max_sweeps": -1}, "max_sweeps must be at least 0, found -1"),
+        ({"seed": -1}, "seed must be at least 0, found -1"),
+        ({"order": "forwards"}, "order is 'random' or 'forward', not 'forwards'"),
+    ],
+)
+def test_options_that_are_refused(options: dict[str, Any], message: str) -> None:
+    assert refused(networks(), **options) == message
+
+
+def test_networks_of_different_shapes() -> None:
+    states = networks()
+    states["c"]["w"] = torch.zeros(4, 5)
+    assert refused(states) == ("networks 'a' and 'c' have different shapes of w: [4, 3] and [4, 5]")
+
+
+def test_networks_of_different_tensors() -> None:
+    states = networks()
+    states["b"]["extra"] = states["b"].pop("w")
+    assert refused(states) == "networks 'a' and 'b' have different tensors: ['extra', 'w']"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(value: float) -> None:
+    states = networks()
+    states["b"]["b"][1] = value
+    assert refused(states) == (
+        "network 'b': 1 of 2 values of b are not finite; such a network cannot be aligned"
+    )
+
+
+def test_a_network_called_joint() -> None:
+    states = networks("ab")
+    states["joint"] = states.pop("b")
+    assert refused(states) == "a network cannot be called 'joint': that names the reference"
+
+
+def test_a_spec_of_another_network() -> None:
+    states = networks("ab")
+    for state in states.values():
+        state["x"] = state.pop("w")
+    with pytest.raises(PermutationSpecError) as caught:
+        align(states, SPEC)
+    assert str(caught.value) == (
+        "the permutation spec of net does not fit the network:\n  w: no such tensor"
+    )
+
+
+def test_no_sweeps_still_settle() -> None:
+    family = align(networks("ab"), SPEC, max_sweeps=0, restarts=1)
+    assert len(family.traces["b"]) == 2
+    assert family.objective == pytest.approx(family.traces["b"][-1])
+    # Both tensors have one group and fixed axes, so that settling is exact.
+    assert align(networks("ab"), SPEC).objective == pytest.approx(family.objective)
+
+
+def test_the_order_of_visits_is_random_only_if_asked() -> None:
+    states = networks("abcd")
+    first, second = (align(states, SPEC, order="forward", seed=s, restarts=1) for s in (0, 1))
+    assert first.permutations == second.permutations
+    assert first.traces == second.traces
+
+
+def test_networks_that_lie_together_stay() -> None:
+    states = networks("a")
+    noise = state_of(SHAPES, 9)
+    states["b"] = {t: v + 0.01 * noise[t] if t != "count" else v for t, v in states["a"].items()}
+    family = align(states, SPEC)
+    assert family.permutations["b"]["g"].moved == 0
+    assert family.objective == family.objective_before
+
+
+def test_dead_units_and_zero_networks_are_no_trouble() -> None:
+    states = networks("ab")
+    for state in states.values():
+        state["w"].zero_()
+        state["v"].zero_()
+    family = align(states, SPEC)
+    assert family.objective == family.objective_before == 0.0
+    assert family.permutations["b"]["g"].moved == 0

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from mergekit_perm.data import InMemory, Split
+from mergekit_perm.errors import DataError
+
+torch.set_num_threads(1)
+
+
+class Squares(Dataset[Any]):
+    """Item i is ([i, i * i], i % 3); nothing of it is in memory."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index >= 10:
+            raise IndexError
+        return torch.tensor([float(index), float(index) ** 2]), index % 3
+
+
+def in_memory() -> InMemory:
+    every = [Squares()[index] for index in range(10)]
+    return InMemory(torch.stack([x for x, _ in every]), torch.tensor([y for _, y in every]))
+
+
+@pytest.fixture(params=["memory", "tensors", "lazy", "workers"])
+def split(request: pytest.FixtureRequest) -> Split:
+    memory = in_memory()
+    return {
+        "memory": Split("train", memory),
+        "tensors": Split("train", TensorDataset(memory.inputs, memory.labels)),
+        "lazy": Split("train", Squares()),
+        "workers": Split("train", Squares(), workers=1),
+    }[str(request.param)]
+
+
+def test_batches_cover_the_split_in_order(split: Split) -> None:
+    batches = list(split.batches(4))
+    assert [len(y) for _, y in batches] == [4, 4, 2]
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert x.tolist() == [[float(i), float(i * i)] for i in range(10)]
+    assert y.tolist() == [i % 3 for i in range(10)]
+    assert y.dtype == torch.int64
+    assert len(split) == 10
+    assert split.input_shape == (2,)
+
+
+def test_batches_in_an_order(split: Split) -> None:
+    order = torch.tensor([7, 2, 2, 9])
+    batches = list(split.batches(3, order=order))
+    assert [x[:, 0].tolist() for x, _ in batches] == [[7, 2, 2], [9]]
+    assert [y.tolist() for _, y in batches] == [[1, 2, 2], [0]]
+
+
+def test_batches_draw_no_random_numbers(split: Split) -> None:
+    before = torch.get_rng_state()
+    list(split.batches(4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_go_to_a_device(split: Split) -> None:
+    x, y = next(iter(split.batches(4, device="meta")))
+    assert x.device.type == y.device.type == "meta"
+
+
+def test_batches_can_be_gone_through_while_others_are(split: Split) -> None:
+    pairs = list(zip(split.batches(5), split.batches(5), strict=True))
+    assert all(torch.equal(a[0], b[0]) for a, b in pairs)
+    assert len(pairs) == 2
+
+
+def test_tensors_are_there_only_when_they_are_in_memory(split: Split) -> None:
+    found = split.tensors()
+    if isinstance(split.dataset, Squares):
+        assert found is None
+    else:
+        assert found is not None
+        assert found[0].tolist() == [[float(i), float(i * i)] for i in range(10)]
+        assert found[1].tolist() == [i % 3 for i in range(10)]
+
+
+def test_tensors_of_an_enormous_split_are_left_to_batches() -> None:
+    row = torch.zeros((), dtype=torch.uint8).expand(1100, 1, 1024, 1024)
+    split = Split("train", InMemory(row, torch.zeros(1100, dtype=torch.int64)))
+    assert split.tensors() is None
+    assert next(iter(split.batches(2)))[0].shape == (2, 1, 1024, 1024)
+
+
+def test_bytes_are_scaled_and_normalised() -> None:
+    pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).reshape(2, 2, 1, 1)
+    labels = torch.tensor([1, 0], dtype=torch.uint8)
+    scaled = Split("train", InMemory(pixels, labels))
+    torch.testing.assert_close(
+        next(iter(scaled.batches(2)))[0].flatten(), torch.tensor([0, 0.2, 0.4, 1])
+    )
+    dataset = InMemory(pixels, labels, mean=(0.5, 0.2), std=(0.25, 0.5))
+    expected = torch.tensor([-2, 0, -0.4, 1.6]).reshape(2, 2, 1, 1)
+    torch.testing.assert_close(Split("train", dataset).tensors()[0], expected)  # type: ignore[index]
+    example, label = dataset[1]
+    torch.testing.assert_close(example, expected[1])
+    assert label == 0
+    assert isinstance(label, int)
+    assert pixels.flatten().tolist() == [0, 51, 102, 255]
+
+
+def test_an_empty_split() -> None:
+    with pytest.raises(DataError) as caught:
+        Split("test", TensorDataset(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)))
+    assert str(caught.value) == "split 'test' has no examples"
+
+
+def test_labels_that_do_not_belong_to_the_inputs() -> None:
+    with pytest.raises(DataError) as caught:
+        InMemory(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64))
+    assert str(caught.value) == (
+        "inputs of shape [3, 2] need one class each, not labels of shape [2]"
+    )
+    with pytest.raises(DataError) as caught:
+        InMemory(torch.zeros(3, 2), torch.zeros(3))
+    assert str(caught.value) == "classes are whole numbers, not torch.float32"

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mergekit_perm.errors import EvaluationError
+from mergekit_perm.evaluate import Mixer, mix
+from mergekit_perm.weighted import State
+
+
+def network(seed: int) -> tuple[nn.Module, State]:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    state["1.num_batches_tracked"].fill_(10 + seed)
+    state["1.running_mean"].normal_(generator=torch.Generator().manual_seed(seed))
+    return module, state
+
+
+def test_every_floating_tensor_is_mixed_statistics_included() -> None:
+    a, b, c = (network(seed)[1] for seed in range(3))
+
+    mixed = mix([a, b, c], [0.5, 0.3, 0.2])
+
+    assert list(mixed) == list(a)
+    for name in ("0.weight", "1.bias", "1.running_mean", "1.running_var"):
+        expected = 0.5 * a[name].double() + 0.3 * b[name].double() + 0.2 * c[name].double()
+        assert mixed[name].dtype == torch.float32
+        torch.testing.assert_close(mixed[name].double(), expected, rtol=1e-7, atol=0)
+
+
+def test_counters_are_never_averaged() -> None:
+    a, b = network(0)[1], network(4)[1]
+
+    assert mix([a, b], [0.5, 0.5])["1.num_batches_tracked"].item() == 10
+    assert mix([a, b], [0.0, 1.0])["1.num_batches_tracked"].item() == 14
+
+
+def test_a_weight_of_one_gives_that_network_bit_for_bit() -> None:
+    a, b = network(0)[1], network(1)[1]
+    a["0.weight"][0, 0] = math.inf
+
+    mixed = mix([a, b], [0.0, 1.0])
+
+    assert all(torch.equal(mixed[name], b[name]) for name in b)
+    assert all(mixed[name].data_ptr() != b[name].data_ptr() for name in b)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.25, 0.75), (0.5, 0.5)])
+def test_a_mixer_writes_what_mix_returns(weights: tuple[float, float]) -> None:
+    module, _ = network(9)
+    states = [network(0)[1], network(1)[1]]
+    mixer = Mixer(module, states)
+    mixer.set((0.9, 0.1))
+
+    written = mixer.set(weights).state_dict()
+
+    expected = mix(states, weights)
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+
+
+def test_a_mixer_works_on_a_copy() -> None:
+    module, _ = network(9)
+    own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    states = [network(0)[1], network(1)[1]]
+    before = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
+    module.train()
+
+    mixer = Mixer(module, states)
+    mixer.set((0.5, 0.5))
+
+    assert mixer.module is not module and not mixer.module.training and module.training
+    assert all(p.requires_grad for p in module.parameters())
+    assert all(torch.equal(own[name], tensor) for name, tensor in module.state_dict().items())
+    for state, kept in zip(states, before, strict=True):
+        assert all(torch.equal(state[name], kept[name]) for name in kept)
+
+
+def test_networks_that_differ_are_refused() -> None:
+    module, a = network(0)
+    other = {**a, "0.weight": torch.zeros(4, 5)}
+
+    with pytest.raises(EvaluationError) as error:
+        mix([a, other], [0.5, 0.5])
+    assert str(error.value) == (
+        "tensor '0.weight' is (4, 5) in 'network 1' and (4, 3) in 'network 0'; "
+        "only networks of one architecture can be mixed"
+    )
+    with pytest.raises(EvaluationError) as error:
+        Mixer(module, [other])
+    assert str(error.value) == (
+        "tensor '0.weight' is (4, 5) in 'the network' and (4, 3) in 'the module'; "
+        "build the module with the networks' architecture"
+    )
+
+
+def test_weights_and_networks_are_as_many() -> None:
+    a = network(0)[1]
+
+    with pytest.raises(EvaluationError) as error:
+        mix([a, a], [1.0])
+    assert str(error.value) == "2 networks need as many weights, not 1"
+    with pytest.raises(EvaluationError) as error:
+        mix([], [])
+    assert str(error.value) == "there are no networks to mix; give at least one"
