@@ -101,7 +101,7 @@ def _labels(
         case Slice(base) | Pick(base):
             all_labels = _labels(base, groups, member, block, fresh)
             return all_labels[:, chosen(axis, all_labels.shape[1])]
-        case Product(factors):
+        case Product(factors):  # pragma: no branch - the last form
             labels = _labels(factors[0], groups, member, block, fresh)
             for factor in factors[1:]:
                 labels = _paired(labels, _labels(factor, groups, member, block, fresh), fresh)
@@ -163,7 +163,7 @@ def _leafwise(axis: Axis, of_leaf: Callable[[Leaf], Indices]) -> Indices:
                 then = _leafwise(factor, of_leaf)[None, :]
                 result = np.where(result[:, None] >= 0, result[:, None], then).reshape(-1)
             return result
-        case Fixed() | Whole() | Inner():
+        case _:
             return of_leaf(axis)
 
 

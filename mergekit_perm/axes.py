@@ -193,15 +193,14 @@ class _Parser:
                 indices.append(self._integer())
             self._expect("]")
             return Pick(base, tuple(indices))
-        bounds: list[int | None] = [None, None, None]
-        for place in range(3):
-            if self._peek_kind() == "int":
-                bounds[place] = self._integer()
-            if place == 0:
-                self._expect(":")
-            elif place == 2 or not self._take(":"):
-                break
-        return Slice(base, *bounds)
+        start = self._bound()
+        self._expect(":")
+        stop = self._bound()
+        step = self._bound() if self._take(":") else None
+        return Slice(base, start, stop, step)
+
+    def _bound(self) -> int | None:
+        return self._integer() if self._peek_kind() == "int" else None
 
     def _deeper(self) -> None:
         self.depth += 1
@@ -261,7 +260,7 @@ def format_axis(axis: Axis) -> str:
             return " + ".join(_bracketed(t, Concatenation) for t in terms)
         case Pick(base, indices):
             return f"{_bracketed(base, Product, Concatenation)}[[{', '.join(map(str, indices))}]]"
-        case Slice(base, start, stop, step):
+        case Slice(base, start, stop, step):  # pragma: no branch - the last form
             head = _bracketed(base, Product, Concatenation)
             first, last = ("" if bound is None else str(bound) for bound in (start, stop))
             return f"{head}[{first}:{last}{'' if step is None else f':{step}'}]"
@@ -282,7 +281,7 @@ def leaves(axis: Axis) -> Iterator[Leaf]:
                 yield from leaves(part)
         case Slice(base) | Pick(base):
             yield from leaves(base)
-        case Fixed() | Whole() | Inner():
+        case _:
             yield axis
 
 
@@ -392,7 +391,7 @@ def size(axis: Axis, groups: Groups) -> int:
             return math.prod(size(factor, groups) for factor in factors)
         case Concatenation(terms):
             return sum(size(term, groups) for term in terms)
-        case Slice(base) | Pick(base):
+        case Slice(base) | Pick(base):  # pragma: no branch - the last form
             return len(_shown(axis, size(base, groups)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mergekit_perm.checkpoints.checking import check_finite, fit, shapes, state_sha256
-from mergekit_perm.checkpoints.references import Checkpoint, load
+from mergekit_perm.checkpoints.references import Checkpoint, load, local_file
 from mergekit_perm.checkpoints.writing import load_state, save
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "fit",
     "load",
     "load_state",
+    "local_file",
     "save",
     "shapes",
     "state_sha256",

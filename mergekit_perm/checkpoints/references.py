@@ -76,6 +76,17 @@ def load(
 # ------------------------------------------------------------------------------------- locating
 
 
+def local_file(reference: str, *, folder: Path) -> Path | None:
+    """Return the file on this machine that `reference` means; None for one on a hub.
+
+    Raises:
+        CheckpointError: there is no such file or folder.
+    """
+    if reference.startswith(("hf-hub:", "hf_hub:")):
+        return None
+    return _located(reference, folder)[0]
+
+
 def _located(reference: str, folder: Path) -> tuple[Path, str]:
     """Return the file that `reference` means, and how to name it."""
     kind, colon, rest = reference.partition(":")

@@ -61,7 +61,7 @@ def load(
     _check_length(opened, request)
     first = opened[request.splits[0]]
     mode = _mode(first, request)
-    geometry = _geometry(first, request, resize=resize)
+    geometry = _geometry(list(opened.values()), request, resize=resize)
 
     def prepared(pictures: Pictures) -> Prepared:
         return _kept(Decoded(pictures, mode, geometry), request)
@@ -142,12 +142,12 @@ def _mode(pictures: Pictures, request: Request) -> str:
     return "L" if channels == 1 else "RGB"
 
 
-def _geometry(pictures: Pictures, request: Request, *, resize: bool) -> Geometry | None:
+def _geometry(opened: list[Pictures], request: Request, *, resize: bool) -> Geometry | None:
     wanted = request.preprocessing
     size = request.size()
     if size is None and wanted is not None and (resize or wanted.fixed_size):
         size = wanted.input_size[1:]
-    if size is None and _uniform(pictures):
+    if size is None and _uniform(opened):
         return None
     if size is None and wanted is not None:
         size = wanted.input_size[1:]
@@ -179,10 +179,14 @@ def _named(request: Request, option: str, default: str, known: tuple[str, ...]) 
     return str(value)
 
 
-def _uniform(pictures: Pictures) -> bool:
+def _uniform(opened: list[Pictures]) -> bool:
     """Return whether the first pictures have one size; `_kept` meets any later ones."""
-    decoded = Decoded(pictures, "", None)
-    return len({decoded.picture(i)[0].size for i in range(min(_PROBED, len(pictures)))}) == 1
+    sizes = {
+        decoded.picture(index)[0].size
+        for decoded in (Decoded(pictures, "", None) for pictures in opened)
+        for index in range(min(_PROBED, len(decoded)))
+    }
+    return len(sizes) == 1
 
 
 def _kept(decoded: Decoded, request: Request) -> Prepared:

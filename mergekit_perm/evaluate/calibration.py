@@ -122,8 +122,7 @@ class _Pooled:
         """Put the pooled statistics in the layer's buffers."""
         _buffer(layer.running_mean).copy_(self.mean)
         _buffer(layer.running_var).copy_(self.squares / (self.count - 1))
-        if layer.num_batches_tracked is not None:
-            layer.num_batches_tracked.fill_(self.calls)
+        _buffer(layer.num_batches_tracked).fill_(self.calls)
 
 
 def _re_estimate(module: nn.Module, batches: Batches) -> None:

@@ -37,7 +37,7 @@ class Inputs:
         data: the data set, when something is trained or evaluated.
         permutations: the permutation spec, when something is aligned.
         device: where networks are trained and evaluated.
-        checkpoint_hashes: by network, the SHA-256 of the file it is read from.
+        checkpoint_hashes: by network, the SHA-256 of the file it is read from, or its hub name.
     """
 
     spec: RunSpec
@@ -111,9 +111,11 @@ def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) ->
     if spec.data is None or not (trains or spec.evaluate is not None):
         return None
     splits = list(dict.fromkeys(["train"] * _needs_train(spec, trains=trains) + _evaluated(spec)))
+    # A relative folder:PATH starts from the spec's folder, as every path of a spec does.
+    beside = spec.folder if spec.data.source.startswith("folder:") else None
     return data.load(
         spec.data.source,
-        root=None if spec.data.root is None else spec.path(spec.data.root),
+        root=beside if spec.data.root is None else spec.path(spec.data.root),
         options=spec.data.options,
         preprocessing=networks.preprocessing(module, options),
         splits=splits,
@@ -140,12 +142,12 @@ def _permutations(
 
 
 def _checkpoint_hashes(spec: RunSpec) -> dict[str, str]:
-    """Hash the checkpoint files; one that is a folder or on a hub goes by its name."""
+    """Hash the checkpoint files; one on a hub goes by its name and revision."""
     hashes = {}
     for name, network in spec.networks.items():
         if network.checkpoint is not None:
-            path = spec.path(network.checkpoint)
-            hashes[name] = file_sha256(path) if path.is_file() else network.checkpoint
+            file = checkpoints.local_file(network.checkpoint, folder=spec.folder)
+            hashes[name] = network.checkpoint if file is None else file_sha256(file)
     return hashes
 
 

@@ -192,3 +192,21 @@ def test_attention_without_biases_can_be_settled() -> None:
     planted = spec.random(generator=np.random.default_rng(2))
     family = align({"a": state, "b": spec.apply(planted, state)}, spec)
     assert family.permutations["b"] == {g: p.inverse() for g, p in planted.items()}
+
+
+def test_a_chain_of_grouped_convolutions_is_matched_all_along() -> None:
+    text = (
+        "format: perm-merge/permspec@1\n"
+        "groups:\n  c: 3\n  a: {size: 3, within: c}\n  b: {size: 2, within: c}\n"
+        "  d: {size: 4, within: c}\n"
+        "axes:\n"
+        "  in: [a, 6]\n"
+        "  first: [b, inner(a), 3]\n"
+        "  second: [d, inner(b), 3]\n"
+        "  out: [5, d]\n"
+    )
+    spec = PermutationSpec.loads(text)
+    state = state_of({"in": (9, 6), "first": (6, 3, 3), "second": (12, 2, 3), "out": (5, 12)})
+    planted = spec.random(generator=np.random.default_rng(3))
+    family = align({"a": state, "b": spec.apply(planted, state)}, spec)
+    assert family.permutations["b"] == {g: p.inverse() for g, p in planted.items()}

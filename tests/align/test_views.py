@@ -110,3 +110,11 @@ def test_an_inner_axis_in_front_of_its_carrier() -> None:
     tensor = torch.arange(24).reshape(3, 4, 2)
     rows = element_rows(carrier.blocks(tensor), 2, carrier.inner_axes[0].table)
     assert torch.equal(rows, tensor.permute(2, 0, 1))
+
+
+def test_inner_axes_belong_to_the_carrier_that_chooses_their_block() -> None:
+    text = "format: perm-merge/permspec@1\ngroups: {h: 2, d: {size: 3, within: h}}\n"
+    spec = PermutationSpec.loads(text + "axes: {w: [h, d, inner(d)]}\n").bind({"w": (2, 6, 3)})
+    first, second = views(spec, ["w"])[0].carriers
+    assert [(n.group, n.dim) for n in first.nested] == [("d", 2)]
+    assert [(n.group, n.dim) for n in second.nested] == [("d", -1)]

@@ -215,3 +215,20 @@ def test_help_and_check_are_fast_and_load_no_torch(arguments: list[str], limit: 
         seconds.append(time.perf_counter() - began)
         assert done.returncode == 0, done.stderr
     assert min(seconds) < limit
+
+
+class Terminal(io.StringIO):
+    """A terminal on stderr."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_drawn_on_a_terminal_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    code, out, _ = run("run", "tiny.yaml", "--json")
+    assert code == 0 and json.loads(out)["name"] == "tiny"
+    for stage in ("training a", "verifying mlp", "aligning b to a", "evaluating a--b, aligned"):
+        assert stage in terminal.getvalue()

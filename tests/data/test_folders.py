@@ -159,6 +159,14 @@ def test_a_later_picture_of_another_size(tmp_path: Path) -> None:
     )
 
 
+def test_splits_of_different_sizes(tmp_path: Path) -> None:
+    write(tmp_path / "train", {"a": 2})
+    write(tmp_path / "test", {"a": 2}, size=(12, 11))
+    assert refused(f"folder:{tmp_path}") == (
+        f"folder:{tmp_path}: pictures differ in size; give the option size, such as 64"
+    )
+
+
 def test_messages(pictures: Path) -> None:
     source = f"folder:{pictures}"
     assert refused("folder:/no/where") == "folder:/no/where: there is no folder /no/where"

@@ -43,7 +43,7 @@ def find(found: tuple[Barrier, ...], **wanted: Any) -> Barrier:
     return one
 
 
-def test_the_barrier_of_a_sign_flip_has_its_closed_form(product, data: Data) -> None:  # type: ignore[no-untyped-def]
+def test_the_barrier_of_a_sign_flip_has_its_closed_form(product, data: Data) -> None:
     found = barrier({"a": STATES["a"], "b": STATES["b"]}, product(), data, device="cpu")
 
     train = find(found, split="train", metric="loss")
@@ -132,7 +132,7 @@ def test_networks_may_change_places(blobs: Data) -> None:
         )
 
 
-def test_a_simplex_holds_grid_edges_and_barycentre_each_evaluated_once(product, data: Data) -> None:  # type: ignore[no-untyped-def]
+def test_a_simplex_holds_grid_edges_and_barycentre_each_evaluated_once(product, data: Data) -> None:
     steps = []
     found = barrier(
         STATES,
@@ -162,7 +162,7 @@ def test_a_simplex_holds_grid_edges_and_barycentre_each_evaluated_once(product, 
     assert whole.barycentre == pytest.approx(heights[(1 / 3, 1 / 3, 1 / 3)], rel=1e-9)
 
 
-def test_pairs_of_many_networks_are_those_of_the_two_alone(product, data: Data) -> None:  # type: ignore[no-untyped-def]
+def test_pairs_of_many_networks_are_those_of_the_two_alone(product, data: Data) -> None:
     found = barrier(STATES, product(), data, points=5, device="cpu")
 
     for a, b in ("ab", "ac", "bc"):
@@ -240,7 +240,7 @@ def test_calibration_is_done_at_the_endpoints_too(blobs: Data) -> None:
     assert all(p.value != q.value for p, q in zip(plain.points, reset.points, strict=True))
 
 
-def test_without_batch_norm_its_calibration_costs_nothing(product, data: Data) -> None:  # type: ignore[no-untyped-def]
+def test_without_batch_norm_its_calibration_costs_nothing(product, data: Data) -> None:
     steps: list[int] = []
 
     found = barrier(
@@ -271,7 +271,7 @@ def test_inputs_are_left_as_they_are(blobs: Data) -> None:
     assert all(torch.equal(before[n][k], v) for n, s in states.items() for k, v in s.items())
 
 
-def test_a_network_that_blows_up_has_an_infinite_barrier(product, data: Data) -> None:  # type: ignore[no-untyped-def]
+def test_a_network_that_blows_up_has_an_infinite_barrier(product, data: Data) -> None:
     broken = {"a": STATES["a"], "b": state(math.inf, 0.0)}
 
     found = find(
@@ -298,19 +298,19 @@ def test_a_network_that_blows_up_has_an_infinite_barrier(product, data: Data) ->
         ),
     ],
 )
-def test_what_is_refused(product, data: Data, options: dict[str, Any], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_refused(product, data: Data, options: dict[str, Any], message: str) -> None:
     with pytest.raises(EvaluationError) as refusal:
         barrier(STATES, product(), data, **{"device": "cpu", **options})
 
     assert str(refusal.value) == message
 
 
-def test_one_network_is_no_family(product, data: Data) -> None:  # type: ignore[no-untyped-def]
+def test_one_network_is_no_family(product, data: Data) -> None:
     with pytest.raises(EvaluationError) as refusal:
         barrier({"a": STATES["a"]}, product(), data)
 
     assert str(refusal.value) == "a barrier needs at least 2 networks, not 1"
 
 
-def test_nothing_asked_is_nothing_measured(product, data: Data) -> None:  # type: ignore[no-untyped-def]
+def test_nothing_asked_is_nothing_measured(product, data: Data) -> None:
     assert barrier(STATES, product(), data, pairs="none", device="cpu") == ()

@@ -8,7 +8,7 @@ from mergekit_perm.evaluate import device
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def machine(monkeypatch: pytest.MonkeyPatch):
     def pretend(*, cuda: int, mps: bool) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -20,13 +20,13 @@ def machine(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     ("cuda", "mps", "expected"),
     [(2, True, "cuda:0"), (0, True, "mps"), (0, False, "cpu")],
 )
-def test_auto_prefers_cuda_then_mps(machine, cuda: int, mps: bool, expected: str) -> None:  # type: ignore[no-untyped-def]
+def test_auto_prefers_cuda_then_mps(machine, cuda: int, mps: bool, expected: str) -> None:
     machine(cuda=cuda, mps=mps)
 
     assert device("auto") == torch.device(expected)
 
 
-def test_a_device_that_is_there(machine) -> None:  # type: ignore[no-untyped-def]
+def test_a_device_that_is_there(machine) -> None:
     machine(cuda=2, mps=True)
 
     for name in ("cpu", "cuda", "cuda:0", "cuda:1", "mps"):
@@ -52,7 +52,7 @@ def test_a_device_that_is_there(machine) -> None:  # type: ignore[no-untyped-def
         ("xla", 0, "no device 'xla'; choose auto, cpu, cuda, cuda:N or mps"),
     ],
 )
-def test_a_device_that_is_not(machine, name: str, cuda: int, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_device_that_is_not(machine, name: str, cuda: int, message: str) -> None:
     machine(cuda=cuda, mps=False)
 
     with pytest.raises(EvaluationError) as error:

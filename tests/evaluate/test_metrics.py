@@ -25,7 +25,7 @@ def examples(n: int = 37) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def test_loss_and_error_are_those_worked_out_by_hand(split) -> None:  # type: ignore[no-untyped-def]
+def test_loss_and_error_are_those_worked_out_by_hand(split) -> None:
     x, y = examples()
     logits, labels = x.numpy().astype(np.float64), y.numpy()
     spread = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(37), labels]
@@ -37,7 +37,7 @@ def test_loss_and_error_are_those_worked_out_by_hand(split) -> None:  # type: ig
     assert found.n == 37
 
 
-def test_the_batch_size_does_not_matter(split) -> None:  # type: ignore[no-untyped-def]
+def test_the_batch_size_does_not_matter(split) -> None:
     x, y = examples()
     whole = measure(Fixed(), split(x, y))
 
@@ -47,7 +47,7 @@ def test_the_batch_size_does_not_matter(split) -> None:  # type: ignore[no-untyp
         assert (found.error, found.n) == (whole.error, 37)
 
 
-def test_an_answer_of_nans_is_wrong_and_its_loss_is_nan(split) -> None:  # type: ignore[no-untyped-def]
+def test_an_answer_of_nans_is_wrong_and_its_loss_is_nan(split) -> None:
     x = torch.tensor([[math.nan, math.nan], [2.0, 1.0]])
 
     found = measure(Fixed(), split(x, torch.tensor([0, 0])))
@@ -56,13 +56,13 @@ def test_an_answer_of_nans_is_wrong_and_its_loss_is_nan(split) -> None:  # type:
     assert found.error == 0.5
 
 
-def test_an_infinite_loss_is_reported_as_such(split) -> None:  # type: ignore[no-untyped-def]
+def test_an_infinite_loss_is_reported_as_such(split) -> None:
     x = torch.tensor([[-math.inf, 0.0]])
 
     assert measure(Fixed(), split(x, torch.tensor([0]))) == Metrics(math.inf, 1.0, 1)
 
 
-def test_eval_mode_is_used_and_every_flag_put_back(split) -> None:  # type: ignore[no-untyped-def]
+def test_eval_mode_is_used_and_every_flag_put_back(split) -> None:
     x, y = examples()
     module = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(5), nn.Dropout(0.9))
     module[2].eval()
@@ -78,7 +78,7 @@ def test_eval_mode_is_used_and_every_flag_put_back(split) -> None:  # type: igno
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
 
 
-def test_tensors_can_still_be_trained_on_afterwards(split) -> None:  # type: ignore[no-untyped-def]
+def test_tensors_can_still_be_trained_on_afterwards(split) -> None:
     x, y = examples()
     module, examples_split = nn.Linear(5, 5), split(x, y)
     measure(module, examples_split)
@@ -89,15 +89,16 @@ def test_tensors_can_still_be_trained_on_afterwards(split) -> None:  # type: ign
     assert module.weight.grad is not None and module.weight.grad.abs().sum() > 0
 
 
-def test_outputs_that_are_no_logits_are_refused(split) -> None:  # type: ignore[no-untyped-def]
+def test_outputs_that_are_no_logits_are_refused(split) -> None:
     with pytest.raises(EvaluationError) as error:
         measure(Fixed(), split(torch.zeros(3, 2, 2), torch.zeros(3, dtype=torch.int64)))
     assert str(error.value) == (
-        "the network gives (3, 2, 2) for 3 examples, but logits of shape (examples, classes) are wanted"
+        "the network gives (3, 2, 2) for 3 examples, but logits of shape (examples, classes) "
+        "are wanted"
     )
 
 
-def test_labels_without_a_logit_are_refused(split) -> None:  # type: ignore[no-untyped-def]
+def test_labels_without_a_logit_are_refused(split) -> None:
     with pytest.raises(EvaluationError) as error:
         measure(Fixed(), split(torch.zeros(3, 4), torch.tensor([0, 9, 1])))
     assert str(error.value) == (

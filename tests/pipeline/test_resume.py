@@ -193,3 +193,36 @@ def test_a_record_that_is_cut_off_counts_as_unfinished(small: Small) -> None:
 def test_nothing_temporary_is_left_behind(small: Small) -> None:
     pipeline.run(small())
     assert not [p for p in Path("out").rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_checkpoint_that_changed_is_read_again(small: Small) -> None:
+    pipeline.run(small())
+    read = small(
+        "name=read",
+        "networks.a={checkpoint: local-dir:out/small/merged/mean}",
+        "networks.b={checkpoint: out/small/networks/b.safetensors}",
+    )
+    first = pipeline.run(read)
+    pipeline.run(
+        small("merge=[{name: mean, method: linear, parameters: {weight: {a: 1, b: 0, c: 0}}}]")
+    )
+    second = pipeline.run(read)
+    assert first.networks["a"] != second.networks["a"]
+    assert first.networks["b"] == second.networks["b"]
+
+
+def test_a_relative_image_folder_starts_from_the_spec(small_text: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label in ("cats", "dogs"):
+            folder = tmp_path / "study/images" / split / label
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (8, 8), 60 * number).save(folder / f"{number}.png")
+    text = small_text.replace(
+        "digits", "{source: 'folder:images', options: {size: 8, channels: 1}}"
+    )
+    (tmp_path / "study/run.yaml").write_text(text)
+    report = pipeline.run(tmp_path / "study/run.yaml")
+    assert report.networks["a"]["test"].n == 4

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import torch
+from torch.utils.data import Dataset
+
+from mergekit_perm.data import Split
+from mergekit_perm.evaluate.batches import Batches
+
+# Tensors without memory stand in for an accelerator's.
+ELSEWHERE = torch.device("meta")
+
+
+class Lazy(Dataset[tuple[torch.Tensor, int]]):
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.full((2,), float(index)), index
+
+
+def test_batches_come_in_order_every_time(split) -> None:
+    batches = Batches(
+        split(torch.arange(7.0), torch.arange(7)), device=torch.device("cpu"), batch_size=3
+    )
+
+    for _ in range(2):
+        assert [y.tolist() for _, y in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+        assert [x.tolist() for x, _ in batches] == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0]]
+    assert len(batches) == 7
+
+
+def test_what_is_in_memory_is_copied_to_an_accelerator_once(split) -> None:
+    batches = Batches(split(torch.zeros(7, 2), torch.arange(7)), device=ELSEWHERE, batch_size=3)
+
+    first, again = list(batches), list(batches)
+
+    assert [tuple(x.shape) for x, _ in first] == [(3, 2), (3, 2), (1, 2)]
+    assert all(x.device == y.device == ELSEWHERE for x, y in first)
+    assert all(a[0] is b[0] and a[1] is b[1] for a, b in zip(first, again, strict=True))
+
+
+def test_what_is_not_in_memory_is_read_every_time() -> None:
+    batches = Batches(Split("train", Lazy()), device=ELSEWHERE, batch_size=3)
+
+    assert [tuple(x.shape) for x, _ in batches] == [(3, 2), (2, 2)]
+    assert next(iter(batches))[0] is not next(iter(batches))[0]

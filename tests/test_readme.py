@@ -1,0 +1,78 @@
+"""The README is kept true: its specs load, its commands exist, its Python names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import mergekit_perm as pm
+from mergekit_perm import cli, shipped, spec
+from mergekit_perm.errors import SpecError
+from mergekit_perm.permspec import PermutationSpec
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in blocks("console")
+    for line in block.splitlines()
+    if line.startswith("perm-merge")
+]
+
+
+def test_the_run_spec_has_no_problem_but_files_that_are_not_here(tmp_path: Path) -> None:
+    text = next(block for block in blocks("yaml") if "perm-merge/run@1" in block)
+    with pytest.raises(SpecError) as error:
+        spec.loads(text, folder=tmp_path)
+    assert str(error.value).count("no file") == str(error.value).count("<string>:") == 2
+    for name in ("a.safetensors", "b.pth.tar"):
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        (tmp_path / "runs" / name).touch()
+    assert spec.loads(text, folder=tmp_path).name == "two-resnets"
+
+
+def test_the_permutation_spec_is_one() -> None:
+    text = next(block for block in blocks("yaml") if block.startswith("groups:"))
+    found = PermutationSpec.loads(f"format: perm-merge/permspec@1\n{text}")
+    whole = PermutationSpec.load(shipped.architecture_specs()["vit_tiny_patch16_224"])
+    assert found.axes.items() <= whole.axes.items()
+    assert all(whole.groups[name] == group for name, group in found.groups.items())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_and_their_options_exist(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command)[1:]
+    names = words[: 2 if words[0] == "permspec" else 1]
+    monkeypatch.setattr(sys, "argv", ["perm-merge", *names, "--help"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    help_text = capsys.readouterr().out
+    assert all(word in help_text for word in words if word.startswith("--"))
+
+
+def test_the_commands_are_many_enough() -> None:
+    assert {shlex.split(command)[1] for command in COMMANDS} == {
+        "check",
+        "plan",
+        "run",
+        "compare",
+        "permspec",
+    }
+
+
+def test_python_names_exist() -> None:
+    (block,) = blocks("python")
+    names = set(re.findall(r"pm\.(\w+)", block))
+    assert names and all(getattr(pm, name) for name in names)
