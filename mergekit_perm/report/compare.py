@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mergekit_perm.errors import RunError, suggest
 from mergekit_perm.report import summaries
-from mergekit_perm.report.model import Report
+from mergekit_perm.report.model import Report, plain
+from mergekit_perm.report.show import indented, plain_table, show
+from mergekit_perm.report.sparkline import marks_for, sparkline
 from mergekit_perm.report.summaries import Case
 from mergekit_perm.report.terminal import number
 
-# Columns of a run beside a label of usual length: what 80 characters hold.
-_RUNS_PER_BLOCK = 3
+_GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow:
-    """One barrier in every run; None where a run does not have it."""
+    """One figure in every run; None where a run does not have it.
+
+    Attributes:
+        alignment: ``naive`` or ``aligned``; None for a merged network, whose value is no barrier.
+    """
 
     case: Case
     label: str
-    alignment: str
+    alignment: str | None
     values: tuple[float | None, ...]
 
     @property
     def best(self) -> float | None:
         """The lowest value, when at least two runs have one."""
-        known = [value for value in self.values if value is not None]
+        known = [value for value in self.values if value is not None and not math.isnan(value)]
         return min(known) if len(known) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedCurve:
+    """The excesses along the worst pair of every run; None where a run has no pair."""
+
+    case: Case
+    alignment: str
+    curves: tuple[tuple[float, ...] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """The barriers of several runs; differences are to the first run."""
+    """The barriers and merged networks of several runs; differences are to the first run."""
 
     runs: tuple[str, ...]
     rows: tuple[ComparedRow, ...]
+    curves: tuple[ComparedCurve, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain data."""
@@ -52,9 +68,9 @@ class Comparison:
                     "split": row.case.split,
                     "metric": row.case.metric,
                     "calibration": row.case.calibration,
-                    "barrier": row.label,
+                    "figure": row.label,
                     "alignment": row.alignment,
-                    "values": list(row.values),
+                    "values": plain(row.values),
                     "differences": [_difference(row, place) for place in range(len(self.runs))],
                 }
                 for row in self.rows
@@ -75,7 +91,9 @@ def compare(
     Raises:
         RunError: no report has the metric or split that is asked for.
     """
-    found: dict[tuple[Case, str, str], list[float | None]] = {}
+    if not reports:
+        raise RunError("there is nothing to compare; name at least one run")
+    found: dict[tuple[Case, str, str | None], list[float | None]] = {}
     for place, report in enumerate(reports):
         for case, label, alignment, value in _values(report):
             blank: list[float | None] = [None] * len(reports)
@@ -92,15 +110,39 @@ def compare(
         for (case, label, alignment), values in found.items()
         if metric in (None, case.metric) and split in (None, case.split)
     )
-    return Comparison(_names(reports), rows)
+    cases = dict.fromkeys(row.case for row in rows)
+    return Comparison(_names(reports), rows, tuple(_curves(reports, cases)))
 
 
-def _values(report: Report) -> Iterator[tuple[Case, str, str, float]]:
-    for row in summaries.rows(report):
-        for alignment in ("naive", "aligned"):
-            barrier = getattr(row, alignment)
+def _values(report: Report) -> Iterator[tuple[Case, str, str | None, float | None]]:
+    every = summaries.rows(report)
+    for row in every:
+        for alignment, barrier in (("naive", row.naive), ("aligned", row.aligned)):
             if barrier is not None:
                 yield row.case, row.label, alignment, barrier.barrier
+    for case in dict.fromkeys(row.case for row in every):
+        for figure in summaries.figures([row for row in every if row.case == case]):
+            for alignment, value in (("naive", figure.naive), ("aligned", figure.aligned)):
+                if value is not None:
+                    yield case, figure.label, alignment, value
+    for name, merged in report.merged.items():
+        for calibration, by_split in merged.calibration.items():
+            for split, metrics in by_split.items():
+                yield Case(split, "loss", calibration), f"merged: {name}", None, metrics.loss
+                yield Case(split, "error", calibration), f"merged: {name}", None, metrics.error
+
+
+def _curves(reports: Sequence[Report], cases: Iterable[Case]) -> Iterator[ComparedCurve]:
+    every = [summaries.rows(report) for report in reports]
+    for case in cases:
+        for alignment in ("naive", "aligned"):
+            worst = [
+                summaries.worst_pair([row for row in rows if row.case == case], alignment)
+                for rows in every
+            ]
+            if any(barrier is not None for barrier in worst):
+                curves = (None if b is None else tuple(summaries.excesses(b)) for b in worst)
+                yield ComparedCurve(case, alignment, tuple(curves))
 
 
 def _names(reports: Sequence[Report]) -> tuple[str, ...]:
@@ -114,42 +156,85 @@ def _names(reports: Sequence[Report]) -> tuple[str, ...]:
 
 def _difference(row: ComparedRow, place: int) -> float | None:
     value, first = row.values[place], row.values[0]
-    return None if value is None or first is None or place == 0 else value - first
+    if place == 0 or value is None or first is None:
+        return None
+    return value - first if math.isfinite(value) and math.isfinite(first) else None
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print `comparison`: a block of columns after the other where they do not fit side by side."""
-    every = range(len(comparison.runs))
-    for start in range(0, len(comparison.runs), _RUNS_PER_BLOCK):
-        places = every[start : start + _RUNS_PER_BLOCK]
-        for case in dict.fromkeys(row.case for row in comparison.rows):
-            title = f"{case.split} {case.metric}"
-            title += "" if case.calibration == "none" else f", calibration {case.calibration}"
-            console.print()
-            console.print(Text(title, style="bold"))
-            console.print(_block(comparison, case, places))
-    console.print()
+    marks = marks_for(console.encoding)
+    for case in dict.fromkeys(row.case for row in comparison.rows):
+        title = f"{case.split} {case.metric}"
+        title += "" if case.calibration == "none" else f", calibration {case.calibration}"
+        lines = _lines(comparison, case, marks)
+        for places in _blocks(lines, comparison.runs, console.width):
+            show(console)
+            show(console, Text(title, style="bold"))
+            table = plain_table("", [comparison.runs[place] for place in places])
+            for label, cells in lines:
+                table.add_row(Text(label), *(cells[place] for place in places))
+            show(console, indented(table))
+    show(console)
 
 
-def _block(comparison: Comparison, case: Case, places: range) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("  barrier", no_wrap=True)
-    for place in places:
-        table.add_column(comparison.runs[place], justify="right", overflow="fold")
-    for row in comparison.rows:
-        if row.case == case:
-            table.add_row(
-                f"  {row.label}, {row.alignment}", *(_cell(row, place) for place in places)
-            )
-    return table
+def _lines(comparison: Comparison, case: Case, marks: str) -> list[tuple[str, list[Text]]]:
+    """Return the label of every line of a case, and its cell for every run."""
+    chosen_rows = [row for row in comparison.rows if row.case == case]
+    columns = [_column(chosen_rows, place) for place in range(len(comparison.runs))]
+    found = [(_label(row), [column[i] for column in columns]) for i, row in enumerate(chosen_rows)]
+    chosen = [compared for compared in comparison.curves if compared.case == case]
+    heights = [height for c in chosen for curve in c.curves for height in curve or ()]
+    top = max((height for height in heights if math.isfinite(height)), default=0.0)
+    for compared in chosen:
+        pictures = (sparkline(curve or (), top=top, marks=marks) for curve in compared.curves)
+        label = f"worst curve, {compared.alignment}"
+        found.append((label, [Text(picture or "-") for picture in pictures]))
+    return found
 
 
-def _cell(row: ComparedRow, place: int) -> Text:
-    value, change = row.values[place], _difference(row, place)
+def _label(row: ComparedRow) -> str:
+    return row.label if row.alignment is None else f"{row.label}, {row.alignment}"
+
+
+def _blocks(
+    lines: Sequence[tuple[str, Sequence[Text]]], names: Sequence[str], width: int
+) -> list[list[int]]:
+    """Return the places of the runs that fit beside one another, at least one at a time."""
+    labels = min(max(cell_len(label) for label, _ in lines), width // 3)
+    blocks: list[list[int]] = []
+    left = 0
+    for place, name in enumerate(names):
+        cells = [cells[place].cell_len for _, cells in lines]
+        needed = max(cell_len(name), *cells) + _GAP
+        if not blocks or needed > left:
+            blocks.append([])
+            left = width - _GAP - labels
+        blocks[-1].append(place)
+        left -= needed
+    return blocks
+
+
+def _column(rows: Sequence[ComparedRow], place: int) -> list[Text]:
+    """Return the cells of one run; differences are as wide as the widest, so decimals align."""
+    changes = [_change(row, place) for row in rows]
+    width = max(map(len, changes))
+    return [
+        _cell(row, place, change.rjust(width)) for row, change in zip(rows, changes, strict=True)
+    ]
+
+
+def _change(row: ComparedRow, place: int) -> str:
+    change = _difference(row, place)
+    if change is None:
+        return ""
+    text = number(change, metric=row.case.metric)
+    return f" ({'' if text.startswith('-') else '+'}{text})"
+
+
+def _cell(row: ComparedRow, place: int, change: str) -> Text:
+    value = row.values[place]
     shown = Text(number(value, metric=row.case.metric))
     if value is not None and value == row.best:
         shown.stylize("bold")
-    if change is not None:
-        sign = "+" if change >= 0 else ""
-        shown.append(f" ({sign}{number(change, metric=row.case.metric)})", style="dim")
-    return shown
+    return shown.append(change, style="dim")

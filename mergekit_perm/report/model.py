@@ -147,8 +147,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data that JSON can hold."""
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return {"format": plain.pop("format"), **plain}
+        data: dict[str, Any] = plain(dataclasses.asdict(self))
+        return {"format": data.pop("format"), **data}
 
     def to_text(self) -> str:
         """Return the report as the text of report.json."""
@@ -173,6 +173,8 @@ class Report:
                 f"reads {FORMAT!r}: run the spec again to make a new one"
             )
         report: Report = _read(cls, data, "report")
+        for place, barrier in enumerate(report.barriers):
+            _check_points(barrier, f"report.barriers[{place}]")
         return report
 
     @classmethod
@@ -189,7 +191,7 @@ class Report:
             raise RunError(
                 f"{file}: no report there; a finished run has one, so run its spec first"
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{file}: cannot be read as JSON: {error}") from error
         try:
             return cls.from_json(data)
@@ -197,13 +199,14 @@ class Report:
             raise RunError(f"{file}: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return `value` with tuples as lists and what JSON has no number for as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -226,7 +229,7 @@ def _read(kind: Any, value: Any, place: str) -> Any:
         if value in ("inf", "-inf", "nan"):
             return float(value)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(_expect(number, value, place, "a number"))
+        return _float(_expect(number, value, place, "a number"), place)
     matches = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     return _expect(matches, value, place, f"a value of type {getattr(kind, '__name__', kind)}")
 
@@ -244,6 +247,25 @@ def _read_fields(kind: Any, value: Any, place: str) -> Any:
             for name in hints.keys() & value.keys()
         }
     )
+
+
+def _float(value: float, place: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise RunError(f"{place}: expected a number of at most 1.8e308, found a larger") from error
+
+
+def _check_points(barrier: Barrier, place: str) -> None:
+    """Refuse points whose excess cannot be computed, which would fail where it is shown."""
+    n = len(barrier.networks)
+    points = [point.weights for point in barrier.points]
+    for weights in (barrier.argmax, *points):
+        if len(weights) != n:
+            raise RunError(f"{place}: expected {n} weights, one per network, found {list(weights)}")
+    for i, name in enumerate(barrier.networks):
+        if not any(weights[i] == 1.0 for weights in points):
+            raise RunError(f"{place}: no point is the network '{name}' alone")
 
 
 def _expect(good: bool, value: Any, place: str, wanted: str) -> Any:

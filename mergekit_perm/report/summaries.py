@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mergekit_perm.report.model import Barrier, Report
@@ -31,10 +31,19 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Return "a-b", or "simplex of 3"."""
+        """Return "a - b", or "simplex of 3"; names have dashes, but no spaces."""
         if self.kind == "simplex":
             return f"simplex of {len(self.networks)}"
-        return "-".join(self.networks)
+        return " - ".join(self.networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number that sums up the barriers of a case, without alignment and with it."""
+
+    label: str
+    naive: float | None
+    aligned: float | None
 
 
 def rows(report: Report) -> list[Row]:
@@ -60,6 +69,33 @@ def rows(report: Report) -> list[Row]:
 def cases(report: Report) -> list[Case]:
     """Return the cases of a report, each once, in order."""
     return list(dict.fromkeys(row.case for row in rows(report)))
+
+
+def figures(rows: Sequence[Row]) -> list[Figure]:
+    """Return what sums up the rows of one case; none for a single pair, which says it all.
+
+    With a reference, spokes and far edges are apart: only spokes were matched to one another.
+    """
+    pairs = [row for row in rows if row.kind == "pair"]
+    simplexes = [row for row in rows if row.kind == "simplex"]
+    found = []
+    if any(row.spoke is not None for row in pairs):
+        for label, spoke in (("worst spoke", True), ("worst far edge", False)):
+            if members := [row for row in pairs if row.spoke is spoke]:
+                found.append(_figure(label, worst, members))
+    elif len(pairs) > 1:
+        found.append(_figure("worst pair", worst, pairs))
+    if len(pairs) > 1:
+        found.append(_figure("mean pair", mean, pairs))
+    if simplexes:
+        found.append(_figure("barycentre", _first_barycentre, simplexes))
+    return found
+
+
+def worst_pair(rows: Iterable[Row], alignment: str) -> Barrier | None:
+    """Return the highest barrier of a pair, or None when there is none."""
+    pairs = [getattr(row, alignment) for row in rows if row.kind == "pair"]
+    return max((b for b in pairs if b is not None), key=lambda b: b.barrier, default=None)
 
 
 def excesses(barrier: Barrier) -> list[float]:
@@ -93,6 +129,16 @@ def mean(barriers: Iterable[Barrier | None]) -> float | None:
     """Return the mean of `barriers`, or None when there is none."""
     values = [barrier.barrier for barrier in barriers if barrier is not None]
     return math.fsum(values) / len(values) if values else None
+
+
+def _figure(
+    label: str, sum_up: Callable[[Iterable[Barrier | None]], float | None], rows: Sequence[Row]
+) -> Figure:
+    return Figure(label, sum_up([row.naive for row in rows]), sum_up([row.aligned for row in rows]))
+
+
+def _first_barycentre(barriers: Iterable[Barrier | None]) -> float | None:
+    return next((barycentre(barrier) for barrier in barriers if barrier is not None), None)
 
 
 def _ends(barrier: Barrier) -> Iterator[float]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from mergekit_perm.report import summaries
 from mergekit_perm.report.model import Alignment, Barrier, Metrics, Report
+from mergekit_perm.report.show import indented, plain_table, show
 from mergekit_perm.report.sparkline import marks_for, sparkline
-from mergekit_perm.report.summaries import Row
+from mergekit_perm.report.summaries import Figure, Row
+
+# Splits beside one another in a table of barriers, when names are short.
+_SPLITS_PER_TABLE = 2
 
 
 def render(report: Report, console: Console) -> None:
@@ -32,7 +37,7 @@ def render(report: Report, console: Console) -> None:
     if report.notes:
         _heading(console, "Notes")
         _paragraphs(console, report.notes)
-    console.print()
+    show(console)
 
 
 def number(value: float | None, *, metric: str = "loss") -> str:
@@ -41,7 +46,14 @@ def number(value: float | None, *, metric: str = "loss") -> str:
         return "-"
     if not math.isfinite(value):
         return str(value)
-    return f"{100 * value:.2f} %" if metric == "error" else f"{value:.4f}"
+    if metric == "error":
+        return f"{_unsigned_zero(round(100 * value, 2)):.2f} %"
+    return f"{_unsigned_zero(round(value, 4)):.4f}" if abs(value) < 1000 else f"{value:.3e}"
+
+
+def exact(value: float, *, metric: str = "loss") -> str:
+    """Return `value` with six digits, for a verdict that four decimals could hide."""
+    return f"{100 * value:.6g} %" if metric == "error" else f"{value:.6g}"
 
 
 def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]:
@@ -60,8 +72,8 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
         sentences.append("It did nothing: every permutation found is the identity.")
     else:
         sentences.append(
-            f"It moved {moved:,} of {units:,} units ({moved / units:.0%}); the sum of inner "
-            f"products of the weights rose from {before:.4g} to {after:.4g}."
+            f"It moved {moved:,} of {units:,} units ({_floored(moved / units)} %); the sum of "
+            f"inner products of the weights {_course(before, after)}."
         )
     still = [group.name for group in alignment.groups if not any(group.moved.values())]
     if still and moved:
@@ -71,28 +83,34 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
     proof = "proven" if permutations.verified else "trusted, NOT proven"
     sentences.append(
         f"Permutation spec: {permutations.source}, {proof}; it covers "
-        f"{math.floor(1000 * permutations.coverage) / 10} % of the parameters."
+        f"{_floored(permutations.coverage)} % of the parameters."
     )
     return sentences
 
 
+def _unsigned_zero(value: float) -> float:
+    return value + 0.0  # -0.0 + 0.0 is 0.0: a rounded "-0.0000" would look like a gain
+
+
+def _floored(share: float) -> float:
+    """Return percent, rounded down, so that only all of it is 100."""
+    return math.floor(1000 * share) / 10
+
+
+def _course(before: float, after: float) -> str:
+    if before == after:
+        return f"stayed at {after:.4g}"
+    return f"{'rose' if after > before else 'fell'} from {before:.4g} to {after:.4g}"
+
+
 def _heading(console: Console, title: str, aside: str = "") -> None:
-    console.print()
-    console.print(Text.assemble((title, "bold"), (f"  {aside}" if aside else "", "dim")))
+    show(console)
+    show(console, Text.assemble((title, "bold"), (f"  {aside}" if aside else "", "dim")))
 
 
 def _paragraphs(console: Console, sentences: Iterable[str]) -> None:
     for sentence in sentences:
-        console.print(Padding(Text(sentence), (0, 0, 0, 2), expand=False))
-
-
-def _table(*columns: str) -> Table:
-    """Return a plain table, its first column to the left and the others to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(f"  {columns[0]}", no_wrap=True)
-    for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+        show(console, indented(Text(sentence)))
 
 
 def _networks(report: Report, console: Console) -> None:
@@ -100,10 +118,10 @@ def _networks(report: Report, console: Console) -> None:
     if not splits:
         _paragraphs(console, [", ".join(report.networks)])
         return
-    table = _table("", *_metric_columns(splits))
+    table = plain_table("", _metric_columns(splits))
     for name, by_split in report.networks.items():
-        table.add_row(f"  {name}", *_metric_cells(by_split, splits))
-    console.print(table)
+        table.add_row(Text(name), *_metric_cells(by_split, splits))
+    show(console, indented(table))
 
 
 def _metric_columns(splits: Sequence[str]) -> list[str]:
@@ -112,7 +130,7 @@ def _metric_columns(splits: Sequence[str]) -> list[str]:
 
 def _metric_cells(by_split: Mapping[str, Metrics], splits: Sequence[str]) -> list[str]:
     return [
-        number(getattr(by_split[split], metric), metric=metric)
+        number(getattr(by_split.get(split), metric, None), metric=metric)
         for metric in ("loss", "error")
         for split in splits
     ]
@@ -122,40 +140,116 @@ def _metric_cells(by_split: Mapping[str, Metrics], splits: Sequence[str]) -> lis
 
 
 def _barriers(report: Report, metric: str, calibration: str, console: Console) -> None:
-    """Print one table: pairs, their summary and the simplex, for every split, with curves."""
+    """Print pairs, their summary and the simplex, for every split, with curves."""
     chosen = [
         row
         for row in summaries.rows(report)
         if (row.case.metric, row.case.calibration) == (metric, calibration)
     ]
-    splits = list(dict.fromkeys(row.case.split for row in chosen))
-    aligned = any(row.aligned is not None for row in chosen)
-    kinds = ("naive", "aligned") if aligned else ("naive",)
     aside = "" if calibration == "none" else f"after calibration {calibration}"
     _heading(console, f"{metric.capitalize()} barriers", aside)
-    curves = [f"{splits[-1]},\n{kind}" for kind in kinds]
-    table = _table("", *(f"{s}\n{k}" for s in splits for k in kinds), *curves)
-    for column in table.columns[-len(curves) :]:
-        column.justify = "left"
+    splits = list(dict.fromkeys(row.case.split for row in chosen))
     marks = marks_for(console.encoding)
-    top = _top(row for row in chosen if row.case.split == splits[-1] and row.kind == "pair")
-    for label, by_split in _by_label(chosen).items():
-        cells = [
-            _value(getattr(by_split[split], kind), metric) for split in splits for kind in kinds
+    # As many splits beside one another as leave room for every name; at 80 columns that is two.
+    for size in range(min(len(splits), _SPLITS_PER_TABLE), 0, -1):
+        groups = [splits[start : start + size] for start in range(0, len(splits), size)]
+        layouts = [_layout(chosen, group, marks) for group in groups]
+        if size == 1 or all(layout.room(console.width) >= layout.needed for layout in layouts):
+            break
+    for place, layout in enumerate(layouts):
+        if place:
+            show(console)
+        show(console, indented(layout.table(console.width)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A row of a table of barriers; the label may be broken between its parts."""
+
+    parts: tuple[str, ...]
+    cells: tuple[str, ...]
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The cells of a table of barriers, before it is known how wide it may be."""
+
+    columns: tuple[str, ...]
+    lines: tuple[_Line, ...]
+    curves: int
+
+    @property
+    def needed(self) -> int:
+        """The columns that labels need when they are broken wherever they can be."""
+        return max(cell_len(part) for line in self.lines for part in line.parts)
+
+    def room(self, width: int) -> int:
+        """Return how many of `width` columns are left for labels, with the gaps taken off."""
+        by_column = zip(*(line.cells for line in self.lines), strict=True)
+        texts = [
+            [*title.split("\n"), *cells]
+            for title, cells in zip(self.columns, by_column, strict=True)
         ]
-        last = by_split[splits[-1]]
-        pictures = [_picture(getattr(last, kind), top, marks) for kind in kinds]
-        table.add_row(Text(f"  {label}"), *cells, *pictures)
-    for label, cells in _summary_rows(chosen, splits, kinds, metric):
-        table.add_row(Text(f"  {label}", style="dim"), *cells, *[""] * len(kinds))
-    console.print(table)
+        widths = [max(map(cell_len, column)) for column in texts]
+        return width - 2 - sum(2 + column for column in widths)
+
+    def table(self, width: int) -> Table:
+        """Return the table for a console of `width` columns."""
+        room = self.room(width)
+        table = plain_table("", self.columns)
+        for column in table.columns[-self.curves :]:
+            column.justify = "left"
+        for line in self.lines:
+            label = " ".join(line.parts)
+            if cell_len(label) > room and line.parts[0].endswith(" -"):
+                label = "\n".join(line.parts)  # rich would leave the dash on a line of its own
+            table.add_row(Text(label, style=line.style), *line.cells)
+        return table
 
 
-def _by_label(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    found: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        found.setdefault(row.label, {})[row.case.split] = row
-    return found
+def _layout(rows: Sequence[Row], splits: Sequence[str], marks: str) -> _Layout:
+    """Return pairs, simplexes and what sums them up; the curves are those of the last split."""
+    metric = rows[0].case.metric
+    by_split = {split: [row for row in rows if row.case.split == split] for split in splits}
+    kinds = ("naive", "aligned") if any(row.aligned for row in rows) else ("naive",)
+    top = _top(by_split[splits[-1]])
+    lines = []
+    found = {split: {row.label: row for row in by_split[split]} for split in splits}
+    for label in dict.fromkeys(row.label for split in splits for row in by_split[split]):
+        cells = [
+            _value(_barrier(found[split].get(label), kind), metric)
+            for split in splits
+            for kind in kinds
+        ]
+        last = found[splits[-1]].get(label)
+        pictures = [_picture(_barrier(last, kind), top, marks) for kind in kinds]
+        lines.append(_Line(_parts(label), (*cells, *pictures)))
+    figures = {split: {f.label: f for f in summaries.figures(by_split[split])} for split in splits}
+    for label in dict.fromkeys(label for split in splits for label in figures[split]):
+        cells = [
+            number(_figure(figures[split].get(label), kind), metric=metric)
+            for split in splits
+            for kind in kinds
+        ]
+        lines.append(_Line(tuple(label.split()), (*cells, *[""] * len(kinds)), "dim"))
+    numbers = [f"{split}\n{kind}" for split in splits for kind in kinds]
+    curves = [f"{splits[-1]},\n{kind}" for kind in kinds]
+    return _Layout((*numbers, *curves), tuple(lines), len(kinds))
+
+
+def _parts(label: str) -> tuple[str, ...]:
+    """Split "a - b" after the dash, and "simplex of 3" nowhere."""
+    first, dash, second = label.partition(" - ")
+    return (f"{first} -", second) if dash else (label,)
+
+
+def _barrier(row: Row | None, kind: str) -> Barrier | None:
+    return None if row is None else row.naive if kind == "naive" else row.aligned
+
+
+def _figure(figure: Figure | None, kind: str) -> float | None:
+    return None if figure is None else figure.naive if kind == "naive" else figure.aligned
 
 
 def _value(barrier: Barrier | None, metric: str) -> str:
@@ -163,9 +257,9 @@ def _value(barrier: Barrier | None, metric: str) -> str:
 
 
 def _top(rows: Iterable[Row]) -> float:
-    barriers = [b for row in rows for b in (row.naive, row.aligned) if b is not None]
-    finite = [b.barrier for b in barriers if math.isfinite(b.barrier)]
-    return max(finite, default=0.0)
+    pairs = [row for row in rows if row.kind == "pair"]
+    barriers = [b for row in pairs for b in (row.naive, row.aligned) if b is not None]
+    return max((b.barrier for b in barriers if math.isfinite(b.barrier)), default=0.0)
 
 
 def _picture(barrier: Barrier | None, top: float, marks: str) -> str:
@@ -179,54 +273,6 @@ def _picture(barrier: Barrier | None, top: float, marks: str) -> str:
     return sparkline(summaries.excesses(barrier), top=top, marks=marks)
 
 
-def _summary_rows(
-    rows: Sequence[Row], splits: Sequence[str], kinds: Sequence[str], metric: str
-) -> list[tuple[str, list[str]]]:
-    pairs = [row for row in rows if row.kind == "pair"]
-    simplexes = [row for row in rows if row.kind == "simplex"]
-    parts: list[tuple[str, list[Row]]] = []
-    if any(row.spoke is not None for row in pairs):
-        parts = [
-            ("worst spoke", [row for row in pairs if row.spoke]),
-            ("worst far edge", [row for row in pairs if row.spoke is False]),
-        ]
-    elif len({row.label for row in pairs}) > 1:
-        parts = [("worst pair", pairs)]
-    found = []
-    for label, members in parts:
-        if not members:
-            continue
-        cells = [
-            number(summaries.worst(_of(members, split, kind)), metric=metric)
-            for split in splits
-            for kind in kinds
-        ]
-        found.append((label, cells))
-    if len({row.label for row in pairs}) > 1:
-        cells = [
-            number(summaries.mean(_of(pairs, split, kind)), metric=metric)
-            for split in splits
-            for kind in kinds
-        ]
-        found.append(("mean pair", cells))
-    if simplexes:
-        cells = [
-            number(_centre(_of(simplexes, split, kind)), metric=metric)
-            for split in splits
-            for kind in kinds
-        ]
-        found.append(("barycentre", cells))
-    return found
-
-
-def _of(rows: Sequence[Row], split: str, kind: str) -> list[Barrier | None]:
-    return [getattr(row, kind) for row in rows if row.case.split == split]
-
-
-def _centre(barriers: Sequence[Barrier | None]) -> float | None:
-    return next((summaries.barycentre(b) for b in barriers if b is not None), None)
-
-
 # ------------------------------------------------------------------------------ merged and gates
 
 
@@ -235,18 +281,18 @@ def _merged(report: Report, console: Console) -> None:
         return
     _heading(console, "Merged networks")
     for name, merged in report.merged.items():
-        console.print(Text(f"  {name}: {merged.file}"))
+        show(console, Text(f"  {name}: {merged.file}"))
     splits = list(
         dict.fromkeys(s for m in report.merged.values() for c in m.calibration.values() for s in c)
     )
     if not splits:
         return
-    table = _table("", *_metric_columns(splits))
+    table = plain_table("", _metric_columns(splits))
     for name, merged in report.merged.items():
         for calibration, by_split in merged.calibration.items():
             label = name if calibration == "none" else f"{name}, {calibration}"
-            table.add_row(f"  {label}", *_metric_cells(by_split, splits))
-    console.print(table)
+            table.add_row(Text(label), *_metric_cells(by_split, splits))
+    show(console, indented(table))
 
 
 def _gates(report: Report, console: Console) -> None:
@@ -256,12 +302,13 @@ def _gates(report: Report, console: Console) -> None:
     for gate in report.gates:
         verdict = ("passed", "green") if gate.passed else ("FAILED", "bold red")
         calibration = "" if gate.calibration == "none" else f", {gate.calibration}"
-        console.print(
+        show(
+            console,
             Text.assemble(
                 "  ",
                 verdict,
                 f"  {gate.alignment} {gate.barrier} barrier of {gate.split} {gate.metric}"
-                f"{calibration}: {number(gate.value, metric=gate.metric)}, "
-                f"at most {number(gate.at_most, metric=gate.metric)}",
-            )
+                f"{calibration}: {exact(gate.value, metric=gate.metric)}, "
+                f"at most {exact(gate.at_most, metric=gate.metric)}",
+            ),
         )

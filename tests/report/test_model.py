@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_perm.errors import RunError
-from mergekit_perm.report.model import Metrics, Report, _plain, _read
+from mergekit_perm.report.model import Metrics, Report, _read, plain
 
 Make = Callable[..., Report]
 
@@ -45,8 +45,8 @@ def test_the_keys_are_those_of_the_format(make_report: Make) -> None:
 
 @given(st.floats(), st.floats(), st.integers(0, 10**12))
 def test_every_number_keeps_full_precision(loss: float, error: float, n: int) -> None:
-    plain = json.loads(json.dumps(_plain({"loss": loss, "error": error, "n": n}), allow_nan=False))
-    read = _read(Metrics, plain, "here")
+    data = json.loads(json.dumps(plain({"loss": loss, "error": error, "n": n}), allow_nan=False))
+    read = _read(Metrics, data, "here")
     for found, given_value in ((read.loss, loss), (read.error, error)):
         assert found == given_value or (math.isnan(found) and math.isnan(given_value))
     assert read.n == n
@@ -90,6 +90,15 @@ def test_what_is_no_report_is_refused(make_report: Make, tmp_path: Path) -> None
         spoiled(report, barriers=[{**barrier, "barrier": True}]): (
             "report.barriers[0].barrier: expected a number, found True"
         ),
+        spoiled(report, barriers=[{**barrier, "barrier": 10**400}]): (
+            "report.barriers[0].barrier: expected a number of at most 1.8e308, found a larger"
+        ),
+        spoiled(report, barriers=[{**barrier, "networks": ["a", "b", "c"]}]): (
+            "report.barriers[0]: expected 3 weights, one per network, found [0.5, 0.5]"
+        ),
+        spoiled(report, barriers=[{**barrier, "points": barrier["points"][1:]}]): (
+            "report.barriers[0]: no point is the network 'a' alone"
+        ),
         spoiled(report, networks={"a": {"test": {"loss": 1, "n": 2}}}): (
             "report.networks.a.test: 'error' is missing"
         ),
@@ -103,6 +112,13 @@ def test_what_is_no_report_is_refused(make_report: Make, tmp_path: Path) -> None
         with pytest.raises(RunError) as error:
             Report.load(file)
         assert str(error.value) == f"{file}: {message}"
+
+
+def test_a_report_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    file.write_text("[" * 100_000)
+    with pytest.raises(RunError, match="cannot be read as JSON: maximum recursion depth exceeded"):
+        Report.load(file)
 
 
 def test_a_missing_report_says_what_to_do(tmp_path: Path) -> None:

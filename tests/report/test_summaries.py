@@ -19,7 +19,7 @@ def test_rows_hold_naive_and_aligned_of_the_same_barrier(make_report: Make) -> N
     rows = summaries.rows(make_report())
     assert len(rows) == 4 * 4
     first = rows[0]
-    assert (first.label, first.case.split, first.case.metric) == ("a-b", "train", "loss")
+    assert (first.label, first.case.split, first.case.metric) == ("a - b", "train", "loss")
     assert first.naive is not None and first.aligned is not None
     assert (first.naive.barrier, first.aligned.barrier) == (0.5, 0.0)
     assert rows[3].label == "simplex of 3"
@@ -51,6 +51,26 @@ def test_worst_and_mean(make_report: Make) -> None:
     assert summaries.worst(pairs) == 1.0
     assert summaries.mean(pairs) == 0.75
     assert summaries.worst([None]) is None and summaries.mean([]) is None
+
+
+def test_figures_sum_up_one_case(make_report: Make) -> None:
+    def figures(report: Report) -> list[tuple[str, float | None, float | None]]:
+        rows = [row for row in summaries.rows(report) if row.case.split == "test"]
+        loss = [row for row in rows if row.case.metric == "loss"]
+        return [(f.label, f.naive, f.aligned) for f in summaries.figures(loss)]
+
+    both = [("mean pair", 0.75, 0.03125), ("barycentre", -0.125, -0.125)]
+    report = make_report(reference="b")
+    assert figures(report) == [
+        ("worst spoke", 1.0, 0.0625),
+        ("worst far edge", 0.75, 0.03125),
+        *both,
+    ]
+    assert figures(make_report()) == [("worst pair", 1.0, 0.0625), *both]
+    spokes = replace(report, barriers=tuple(b for b in report.barriers if b.spoke))
+    assert figures(spokes) == [("worst spoke", 1.0, 0.0625), ("mean pair", 0.75, 0.03125)]
+    single = replace(make_report(), barriers=make_report().barriers[4 * 2 : 4 * 2 + 1])
+    assert figures(single) == []
 
 
 def test_a_sparkline_is_to_scale() -> None:

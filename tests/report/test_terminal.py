@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,10 +12,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from mergekit_perm.errors import RunError
 from mergekit_perm.report import Report, compare, render, render_comparison
-from mergekit_perm.report.terminal import alignment_sentences, number
+from mergekit_perm.report.compare import _blocks
+from mergekit_perm.report.model import Barrier, Point
+from mergekit_perm.report.show import _encodable
+from mergekit_perm.report.terminal import alignment_sentences, exact, number
 
 GOLDEN = Path(__file__).parent.parent / "golden/report"
 
@@ -87,6 +93,9 @@ def test_numbers() -> None:
     assert number(0.12345, metric="error") == "12.35 %"
     assert number(None) == "-"
     assert number(float("inf")) == "inf"
+    assert number(-0.00001) == "0.0000" and number(-0.00001, metric="error") == "0.00 %"
+    assert number(999.9) == "999.9000" and number(123456.0) == "1.235e+05"
+    assert exact(3e-5) == "3e-05" and exact(0.05, metric="error") == "5 %"
 
 
 def test_comparison_side_by_side(make_report: Make) -> None:
@@ -109,9 +118,11 @@ def test_many_runs_wrap_into_blocks_and_share_no_name(make_report: Make) -> None
 def test_rows_that_a_run_does_not_have_are_empty(make_report: Make) -> None:
     fewer = replace(make_report(), barriers=make_report().barriers[:1])
     comparison = compare([fewer, make_report()], metric="loss", split="train")
-    missing = next(row for row in comparison.rows if row.label == "b-c")
+    missing = next(row for row in comparison.rows if row.label == "b - c")
     assert missing.values == (None, 1.0) and missing.best is None
-    assert comparison.to_json()["rows"][1]["differences"] == [None, None]
+    rows = {(r["figure"], r["alignment"]): r for r in comparison.to_json()["rows"]}
+    assert rows["b - c", "naive"]["differences"] == [None, None]
+    assert rows["a - b", "naive"]["differences"] == [None, 0.0]
     assert " - " in shown(lambda console: render_comparison(comparison, console))
 
 
@@ -122,4 +133,181 @@ def test_an_unknown_metric_or_split_is_refused(make_report: Make) -> None:
         "no run has the metric 'los' (did you mean 'loss'?); there is loss, error"
     )
     with pytest.raises(RunError, match="there is no barrier at all"):
-        compare([replace(make_report(), barriers=())], split="test")
+        compare([replace(make_report(), barriers=(), merged={})], split="test")
+    with pytest.raises(RunError) as error:
+        compare([])
+    assert str(error.value) == "there is nothing to compare; name at least one run"
+
+
+def renamed(report: Report, names: dict[str, str]) -> Report:
+    """Return `report` with other names for its networks."""
+
+    def put(data: object) -> object:
+        if isinstance(data, dict):
+            return {names.get(key, key): put(value) for key, value in data.items()}
+        if isinstance(data, list):
+            return [put(value) for value in data]
+        return names.get(data, data) if isinstance(data, str) else data
+
+    return Report.from_json(put(report.to_json()))
+
+
+LONG = {name: f"resnet18-seed-{name}" for name in "abc"}
+
+
+def test_long_names_wrap_and_no_number_loses_a_digit(make_report: Make) -> None:
+    text = shown(lambda console: render(renamed(make_report(reference="b"), LONG), console))
+    check("long_names", text)
+    assert "…" not in text
+    numbers = shown(lambda console: render(make_report(reference="b"), console))
+    for word in ("0.0312", "-0.1250", "-12.50", "37.50", ".50 .50 .00", "▁▃█▃▁"):
+        # There is a table per split for want of room, and so each split has its curves.
+        assert text.count(word) == numbers.count(word) * (2 if word[0] in ".▁" else 1)
+    assert text.count("  resnet18-seed-a - resnet18-seed-b  ") == 2
+    assert text.count("  resnet18-seed-a -  ") == 4
+
+
+def test_ascii_terminals_show_what_they_can(make_report: Make) -> None:
+    names = {name: "x" * 90 + name for name in "abc"}
+    report = replace(renamed(make_report(), names), notes=("Σ of naïve parts…",))
+    text = shown(lambda console: render(report, console), encoding="ascii")
+    assert "? of na?ve parts~" in text
+
+
+def test_networks_whose_names_hold_dashes_are_told_apart(make_report: Make) -> None:
+    ab = renamed(make_report(), {"a": "x-y", "b": "z"}).barriers[0]
+    yz = renamed(make_report(), {"a": "x", "b": "y-z"}).barriers[0]
+    report = replace(make_report(), barriers=(ab, replace(yz, barrier=0.125)))
+    text = shown(lambda console: render(report, console))
+    assert "x-y - z" in text and "x - y-z" in text
+    rows = {row.label: row.values for row in compare([report]).rows if row.alignment == "naive"}
+    assert rows["x-y - z"] == (0.5,) and rows["x - y-z"] == (0.125,)
+
+
+def test_what_was_not_measured_is_a_dash(make_report: Make) -> None:
+    report = make_report()
+    networks = {**report.networks, "b": {"train": report.networks["b"]["train"]}}
+    barriers = [b for b in report.barriers if (b.split, b.networks) != ("test", ("a", "b"))]
+    report = replace(report, networks=networks, barriers=tuple(barriers))
+    lines = [
+        " ".join(line.split())
+        for line in shown(lambda console: render(report, console)).splitlines()
+    ]
+    assert "b 0.2500 - 6.25 % -" in lines
+    assert "a - b 0.5000 0.0000 - -" in lines
+
+
+def test_more_than_two_splits_are_shown_in_tables_of_two(make_report: Make) -> None:
+    report = make_report()
+    third = [replace(b, split="val") for b in report.barriers if b.split == "test"]
+    report = replace(report, barriers=(*report.barriers, *third))
+    text = shown(lambda console: render(report, console))
+    assert text.count("mean pair") == 4 and text.count("val,") == 4 and "…" not in text
+
+
+def test_calibrations_have_tables_of_their_own(make_report: Make) -> None:
+    report = make_report()
+    again = [replace(b, calibration="batch_norm") for b in report.barriers]
+    text = shown(lambda c: render(replace(report, barriers=(*report.barriers, *again)), c))
+    assert text.count("Loss barriers\n") == 1
+    assert text.count("Loss barriers  after calibration batch_norm\n") == 1
+
+
+def test_a_gate_missed_by_little_shows_by_how_much(make_report: Make) -> None:
+    gate = replace(make_report().gates[0], value=3e-5, at_most=0.0, passed=False)
+    text = shown(lambda console: render(replace(make_report(), gates=(gate,)), console))
+    assert "FAILED  aligned simplex barrier of test loss: 3e-05, at most 0\n" in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(5.0, 3.0, "fell from 5 to 3"), (2.0, 2.0, "stayed at 2"), (1.0, 2.0, "rose from 1 to 2")],
+)
+def test_the_objective_is_said_to_go_where_it_went(
+    make_report: Make, before: float, after: float, words: str
+) -> None:
+    alignment = make_report().alignment
+    assert alignment is not None
+    objective = replace(alignment.objective, before=before, after=after)
+    sentences = alignment_sentences(replace(alignment, objective=objective), ["a", "b", "c"])
+    assert sentences[1].endswith(f"the sum of inner products of the weights {words}.")
+
+
+def test_only_all_units_are_a_hundred_percent(make_report: Make) -> None:
+    alignment = make_report().alignment
+    assert alignment is not None
+    group = replace(alignment.groups[0], size=5000, moved={"a": 0, "b": 5000, "c": 4999})
+    sentences = alignment_sentences(replace(alignment, groups=(group,)), ["a", "b", "c"])
+    assert sentences[1].startswith("It moved 9,999 of 10,000 units (99.9 %); ")
+
+
+def test_a_comparison_of_infinite_barriers_is_valid_json(make_report: Make) -> None:
+    report = make_report()
+    report = replace(report, barriers=(replace(report.barriers[0], barrier=math.inf),))
+    rows = json.loads(json.dumps(compare([report, make_report()]).to_json(), allow_nan=False))
+    assert rows["rows"][0]["values"] == ["inf", 0.5]
+    assert rows["rows"][0]["differences"] == [None, None]
+
+
+def test_a_comparison_has_merged_networks_and_sums(make_report: Make) -> None:
+    other = make_report(name="other")
+    better = replace(other.merged["mean"].calibration["none"]["test"], loss=0.125)
+    mean = replace(other.merged["mean"], calibration={"none": {"test": better}})
+    comparison = compare([make_report(), replace(other, merged={"mean": mean})], metric="loss")
+    found = {(r.case.split, r.label, r.alignment): r for r in comparison.rows}
+    assert found["test", "merged: mean", None].values == (0.25, 0.125)
+    assert found["test", "merged: mean", None].best == 0.125
+    assert found["train", "merged: mean", None].values == (0.25, None)
+    assert found["test", "worst pair", "aligned"].values == (0.0625, 0.0625)
+    assert found["test", "mean pair", "naive"].values == (0.75, 0.75)
+    assert found["test", "barycentre", "naive"].values == (-0.125, -0.125)
+    curves = {(c.case.split, c.alignment): c.curves for c in comparison.curves}
+    assert curves["test", "naive"] == ((0.0, 0.25, 1.0, 0.25, 0.0),) * 2
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("metric", ["loss", "error"])
+def test_every_number_of_a_comparison_is_whole(make_report: Make, runs: int, metric: str) -> None:
+    reports = [renamed(make_report(name=f"a-run-with-a-long-name-{i}"), LONG) for i in range(runs)]
+    comparison = compare(reports, metric=metric)
+    text = shown(lambda console: render_comparison(comparison, console))
+    assert "…" not in text
+    highest = {"loss": " 1.0000", "error": " 50.00 %"}[metric]
+    assert text.count(highest) == 2 * 3 * runs  # splits; the pair, the simplex, the worst pair
+
+
+def test_without_alignment_there_are_no_columns_for_it(make_report: Make) -> None:
+    naive = tuple(b for b in make_report().barriers if b.alignment == "naive")
+    report = replace(make_report(), alignment=None, barriers=naive, gates=(), notes=())
+    text = shown(lambda console: render(report, console))
+    assert "aligned" not in text
+    assert [line.split() for line in text.splitlines() if line.startswith("  b - c")] == [
+        ["b", "-", "c", "1.0000", "1.0000", "▁▃█▃▁"],
+        ["b", "-", "c", "50.00", "%", "50.00", "%", "▁▃█▃▁"],
+    ]
+
+
+def test_the_worst_point_of_a_large_simplex_is_left_to_the_json(make_report: Make) -> None:
+    points = [Point(tuple(float(i == k) for i in range(4)), 0.25) for k in range(4)]
+    middle = Point((0.25,) * 4, 1.25)
+    simplex = Barrier(
+        "simplex", tuple("abcd"), "naive", "none", "test", "loss", 1.0, (0.25,) * 4, None,
+        (*points, middle),
+    )  # fmt: skip
+    report = replace(make_report(), barriers=(simplex,))
+    lines = [line.split() for line in shown(lambda c: render(report, c)).splitlines()]
+    assert ["simplex", "of", "4", "1.0000"] in lines
+    assert ["barycentre", "1.0000"] in lines
+
+
+def test_an_unknown_encoding_is_taken_for_ascii() -> None:
+    assert _encodable("é…", "no-such-encoding") == "?~"
+    assert _encodable("é…", "utf-8") == "é…"
+
+
+def test_runs_fill_a_block_to_the_last_column() -> None:
+    lines = [("label", [Text("1.0000"), Text("2.0000"), Text("3.0000")])]
+    names = ["a", "b", "c"]  # an indent of 2, the label of 5, and 2 + 6 for every run
+    assert _blocks(lines, names, 2 + 5 + 3 * 8) == [[0, 1, 2]]
+    assert _blocks(lines, names, 2 + 5 + 3 * 8 - 1) == [[0, 1], [2]]
+    assert _blocks(lines, names, 1) == [[0], [1], [2]]
