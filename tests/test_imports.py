@@ -17,7 +17,7 @@ ROOT = Path(mergekit_perm.__file__).parent
 # A unit is a module or a package right under mergekit_perm. A unit imports lower floors, itself,
 # and, on a floor that `TOGETHER` names, its neighbours.
 FLOORS = (
-    {"errors", "progress", "files", "shipped", "cache"},
+    {"errors", "progress", "files", "shipped", "cache", "mergekit"},
     {"permutation", "axes", "action", "permspec", "permspec_text", "templates"}
     | {"yaml_document", "yaml_reader", "yaml_syntax"},
     {"checkpoints", "networks", "data", "weighted", "preprocessing", "python_path"},

@@ -6,7 +6,8 @@ from mergekit_perm.evaluate.curves import barrier, evaluate_points
 from mergekit_perm.evaluate.devices import device
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure
 from mergekit_perm.evaluate.mixing import Mixer, mix
-from mergekit_perm.evaluate.points import barycentre, edge, simplex_grid
+from mergekit_perm.evaluate.paths import Path, paths_between
+from mergekit_perm.evaluate.points import barycentre, edge, simplex_grid, vertex
 
 __all__ = [
     "CALIBRATIONS",
@@ -14,6 +15,7 @@ __all__ = [
     "Barrier",
     "Metrics",
     "Mixer",
+    "Path",
     "Point",
     "barrier",
     "barycentre",
@@ -26,5 +28,7 @@ __all__ = [
     "has_batch_norm",
     "measure",
     "mix",
+    "paths_between",
     "simplex_grid",
+    "vertex",
 ]

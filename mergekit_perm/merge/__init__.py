@@ -5,9 +5,9 @@ import sys
 from types import ModuleType
 
 from mergekit_perm.merge.linear import linear
-from mergekit_perm.merge.recipes import MERGEKIT_IDS, RECIPES, merge, parameters_of
+from mergekit_perm.merge.recipes import RECIPES, merge, parameters_of
 
-__all__ = ["MERGEKIT_IDS", "RECIPES", "linear", "merge", "parameters_of"]
+__all__ = ["RECIPES", "linear", "merge", "parameters_of"]
 
 
 class _CallableModule(ModuleType):

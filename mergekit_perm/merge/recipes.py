@@ -9,34 +9,11 @@ from typing import Any
 
 from mergekit_perm.errors import MergeError, suggest
 from mergekit_perm.merge.linear import linear
+from mergekit_perm.mergekit import MERGEKIT_METHODS
 from mergekit_perm.weighted import State
 
 RECIPES: Mapping[str, Callable[..., State]] = MappingProxyType({"linear": linear})
 """Recipe by mergekit id; a recipe's keyword-only parameters are its option table."""
-
-MERGEKIT_IDS: tuple[str, ...] = (
-    "linear",
-    "slerp",
-    "nuslerp",
-    "multislerp",
-    "karcher",
-    "task_arithmetic",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "della",
-    "della_linear",
-    "model_stock",
-    "sce",
-    "nearswap",
-    "arcee_fusion",
-    "ram",
-    "ramplus_tl",
-    "passthrough",
-)
-"""Every merge method of mergekit 0.1.5, so that one we lack is not called unknown."""
 
 
 def merge(states: Mapping[str, State], *, method: str, **parameters: Any) -> State:
@@ -79,6 +56,6 @@ def _recipe(method: str) -> Callable[..., State]:
     if method in RECIPES:
         return RECIPES[method]
     here = f"recipes here: {', '.join(RECIPES)}"
-    if method in MERGEKIT_IDS:
+    if method in MERGEKIT_METHODS:
         raise MergeError(f"merge method '{method}' is known to mergekit, not provided here; {here}")
     raise MergeError(f"no merge method '{method}'{suggest(method, RECIPES)}; {here}")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
 from mergekit_perm import __version__, evaluate
-from mergekit_perm.align import JOINT
-from mergekit_perm.evaluate import Barrier, Point
+from mergekit_perm.evaluate import Barrier, Metrics
 from mergekit_perm.files import file_sha256
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
 from mergekit_perm.pipeline.inputs import Inputs
@@ -22,7 +21,7 @@ from mergekit_perm.pipeline.plan import (
     alignments,
     calibrations,
     evaluation_name,
-    path_points,
+    paths,
     point_sets,
 )
 from mergekit_perm.report import Report
@@ -84,77 +83,29 @@ def _alignment(inputs: Inputs, results: Results) -> Plain | None:
 
 
 def _barriers(inputs: Inputs, results: Results) -> list[Barrier]:
+    names = list(inputs.spec.networks)
     found = []
     for alignment, calibration in itertools.product(alignments(inputs), calibrations(inputs)):
-        measured = _points(inputs, results, alignment, calibration)
+        values = _values(inputs, results, alignment, calibration)
         for path, split, metric in itertools.product(
-            _paths(inputs, measured), inputs.splits, evaluate.METRICS
+            paths(inputs), inputs.splits, evaluate.METRICS
         ):
-            points = [
-                Point(path.own(weights), measured[weights][split][metric])
-                for weights in path.weights
-            ]
-            found.append(
-                evaluate.from_points(
-                    points,
-                    kind=path.kind,
-                    networks=path.networks,
-                    alignment=alignment,
-                    calibration=calibration,
-                    split=split,
-                    metric=metric,
-                    spoke=path.spoke,
-                )
-            )
+            found.append(path.barrier(names, values, calibration, split, metric, alignment))
     return found
 
 
-def _points(
+def _values(
     inputs: Inputs, results: Results, alignment: str, calibration: str
-) -> dict[Weights, Plain]:
-    """Return the metrics of every mixture that was measured, by its weights."""
+) -> dict[Weights, dict[str, Metrics]]:
+    """Return the metrics of every mixture that was measured, by its weights and split."""
     return {
-        tuple(point["weights"]): point["metrics"]
+        tuple(point["weights"]): {
+            split: Metrics(**metrics) for split, metrics in point["metrics"].items()
+        }
         for label, wanted in point_sets(inputs).items()
         if wanted
         for point in results[evaluation_name(alignment, calibration, label)]["points"]
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Path:
-    """A pair or the simplex, and its points as weights of all networks of the run."""
-
-    kind: Literal["pair", "simplex"]
-    networks: tuple[str, ...]
-    places: tuple[int, ...]
-    spoke: bool | None
-    weights: tuple[Weights, ...]
-
-    def own(self, weights: Weights) -> Weights:
-        return tuple(weights[place] for place in self.places)
-
-
-def _paths(inputs: Inputs, measured: Mapping[Weights, Plain]) -> Iterator[_Path]:
-    settings, names = inputs.spec.evaluate, tuple(inputs.spec.networks)
-    if settings is None:
-        return
-    for a, b in inputs.spec.pairs:
-        places = names.index(a), names.index(b)
-        weights = tuple(path_points(list(names), a, b, settings.points))
-        yield _Path("pair", (a, b), places, _is_spoke(inputs, a, b), weights)
-    if settings.simplex is not None:
-        # All that was measured: the grid, the barycentre, and every path, so that the barrier of
-        # the simplex is at least that of each pair.
-        yield _Path("simplex", names, tuple(range(len(names))), None, tuple(measured))
-
-
-def _is_spoke(inputs: Inputs, a: str, b: str) -> bool | None:
-    """Tell whether a pair contains the reference; None where no network is the reference."""
-    settings = inputs.spec.align
-    if settings is None or settings.reference == JOINT:
-        return None
-    return settings.reference in (a, b)
 
 
 # --------------------------------------------------------------------------- merged, gates, notes

@@ -233,32 +233,34 @@ def alignments(inputs: Inputs) -> list[str]:
     return ["naive", "aligned"] if inputs.spec.align else ["naive"]
 
 
+def paths(inputs: Inputs) -> list[evaluate.Path]:
+    """Return what barriers are measured on: every pair asked for, then the simplex."""
+    spec, settings = inputs.spec, inputs.spec.evaluate
+    if settings is None or len(spec.networks) < 2:
+        return []
+    return evaluate.paths_between(
+        tuple(spec.networks),
+        spec.pairs,
+        reference=spec.align.reference if spec.align else None,
+        points=settings.points,
+        simplex=settings.simplex.grid if settings.simplex else None,
+    )
+
+
 def point_sets(inputs: Inputs) -> dict[str, list[Weights]]:
     """Return the mixtures to measure by what they belong to, each mixture once.
 
     "networks" are the networks themselves, "a--b" the inside of a path, "simplex" what the grid
     has besides those. Weights are one number per network of the run.
     """
-    spec, settings = inputs.spec, inputs.spec.evaluate
-    if settings is None:
+    names = list(inputs.spec.networks)
+    if inputs.spec.evaluate is None:
         return {}
-    names = list(spec.networks)
-    corners = [tuple(float(i == j) for j in range(len(names))) for i in range(len(names))]
-    sets = {"networks": corners}
-    for a, b in spec.pairs:
-        sets[f"{a}--{b}"] = _new(path_points(names, a, b, settings.points), sets)
-    if settings.simplex is not None:
-        sets["simplex"] = _new(evaluate.simplex_grid(len(names), settings.simplex.grid), sets)
+    sets = {"networks": [evaluate.vertex(len(names), place) for place in range(len(names))]}
+    for path in paths(inputs):
+        label = "--".join(path.networks) if path.kind == "pair" else path.kind
+        sets[label] = _new(path.points(names), sets)
     return sets
-
-
-def path_points(names: list[str], a: str, b: str, points: int) -> list[Weights]:
-    """Return the points of the path from `a` to `b` as weights of all networks."""
-    places = names.index(a), names.index(b)
-    return [
-        tuple(dict(zip(places, pair, strict=True)).get(i, 0.0) for i in range(len(names)))
-        for pair in evaluate.edge(points)
-    ]
 
 
 def _new(points: Iterable[Weights], sets: dict[str, list[Weights]]) -> list[Weights]:

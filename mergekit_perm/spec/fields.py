@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag
 from pydantic_core import PydanticCustomError
 
-from mergekit_perm.spec.methods import ALIGNMENT_METHODS, MERGE_METHODS, MERGEKIT_METHODS
+from mergekit_perm.mergekit import MERGEKIT_METHODS
+from mergekit_perm.spec.methods import ALIGNMENT_METHODS, MERGE_METHODS
 
 # Marks a branch of a union in the location of pydantic's errors. No key of a spec can be one of
 # these, so that `problems` can take them out again without touching a user's key.

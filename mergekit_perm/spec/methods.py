@@ -15,30 +15,6 @@ ALIGNMENT_METHODS = ("weight_matching",)
 MERGE_METHODS = ("linear",)
 """Recipes that `merge[].method` may name."""
 
-MERGEKIT_METHODS = (
-    "linear",
-    "slerp",
-    "nuslerp",
-    "multislerp",
-    "karcher",
-    "task_arithmetic",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "della",
-    "della_linear",
-    "model_stock",
-    "sce",
-    "nearswap",
-    "arcee_fusion",
-    "ram",
-    "ramplus_tl",
-    "passthrough",
-)
-"""Every merge method of mergekit 0.1.5."""
-
 MERGEKIT_KEYS = (
     "merge_method",
     "models",

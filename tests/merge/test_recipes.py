@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mergekit_perm.errors import MergeError
-from mergekit_perm.merge import MERGEKIT_IDS, RECIPES, linear, merge, parameters_of
+from mergekit_perm.merge import RECIPES, linear, merge, parameters_of
+from mergekit_perm.mergekit import MERGEKIT_METHODS
 
 STATES = {"a": {"w": torch.tensor([1.0])}, "b": {"w": torch.tensor([4.0])}}
 
@@ -17,8 +18,8 @@ def test_a_recipe_is_called_by_name_with_its_options() -> None:
 
 
 def test_the_table_holds_mergekit_ids_and_signatures_are_the_options() -> None:
-    assert set(RECIPES) <= set(MERGEKIT_IDS)
-    assert len(MERGEKIT_IDS) == len(set(MERGEKIT_IDS)) == 20
+    assert set(RECIPES) <= set(MERGEKIT_METHODS)
+    assert len(MERGEKIT_METHODS) == len(set(MERGEKIT_METHODS)) == 20
     assert parameters_of("linear") == ("weight", "normalize")
 
 

@@ -25,8 +25,8 @@ def first_lines(text: str, *, folder: Path | None = None) -> list[str]:
     return [line.split(": ", 1)[1] for line in lines if line.startswith("f:")]
 
 
-def sound(text: str) -> None:
-    assert loads(text).name == "x"
+def sound(text: str) -> bool:
+    return loads(text).name == "x"
 
 
 class TestSilence:
@@ -71,8 +71,8 @@ class TestArchitectures:
     NETWORKS = "networks: {a: {train: {seed: 0}}, b: {architecture: vgg, train: {seed: 1}}}\n"
 
     def test_may_differ_when_nothing_mixes_them(self) -> None:
-        sound(HEAD + self.NETWORKS)
-        sound(HEAD + self.NETWORKS + "evaluate: {pairs: none}\n")
+        assert sound(HEAD + self.NETWORKS)
+        assert sound(HEAD + self.NETWORKS + "evaluate: {pairs: none}\n")
 
     @pytest.mark.parametrize(
         "section",
@@ -91,8 +91,8 @@ class TestArchitectures:
 
     def test_each_may_have_the_same_of_its_own(self) -> None:
         own = "networks: {a: {architecture: vgg, train: {seed: 0}}}\n"
-        sound(HEAD.replace("architecture: mlp\n", "") + own)
-        sound(HEAD + own)
+        assert sound(HEAD.replace("architecture: mlp\n", "") + own)
+        assert sound(HEAD + own)
 
 
 class TestPairsAndGates:
@@ -108,7 +108,7 @@ class TestPairsAndGates:
         ],
     )
     def test_what_evaluate_measures(self, sections: str) -> None:
-        sound(TWO + sections)
+        assert sound(TWO + sections)
 
     def test_an_empty_list_of_pairs(self) -> None:
         assert first_lines(TWO + "align: {}\nevaluate: {pairs: []}\n" + GATE) == [
@@ -131,10 +131,10 @@ class TestTraining:
     def test_milestones_of_each_network_will_do(self) -> None:
         networks = TWO.replace("seed: 0", "seed: 0, milestones: [1]")
         networks = networks.replace("seed: 1", "seed: 1, milestones: [2]")
-        sound(networks + "train: {schedule: step}\n")
+        assert sound(networks + "train: {schedule: step}\n")
 
     def test_networks_from_checkpoints_are_not_trained(self) -> None:
-        sound(HEAD + "networks: {a: {checkpoint: local-dir:x}}\ntrain: {schedule: step}\n")
+        assert sound(HEAD + "networks: {a: {checkpoint: local-dir:x}}\ntrain: {schedule: step}\n")
 
 
 class TestWeights:
@@ -149,7 +149,7 @@ class TestWeights:
         ],
     )
     def test_that_can_be_used(self, entry: str) -> None:
-        sound(TWO + f"merge: [{{name: m, method: linear, {entry}}}]\n")
+        assert sound(TWO + f"merge: [{{name: m, method: linear, {entry}}}]\n")
 
     @pytest.mark.parametrize("weight", ["0", "{a: 0.3, b: -0.3}", "{a: 1.0, b: -1.0000000000001}"])
     def test_that_cancel(self, weight: str) -> None:
