@@ -254,4 +254,5 @@ def dump(data: Any, *, flow: bool = False) -> str:
         allow_unicode=True,
         width=10**9 if flow else _WINDOW,
     )
-    return str(text).removesuffix("...\n")
+    # A lone scalar ends in a document marker, on a line of its own.
+    return re.sub(r"\n\.\.\.\n\Z", "\n", str(text))
