@@ -148,6 +148,9 @@ def test_bind_shows_twenty_problems_and_counts_the_rest() -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 22
     assert lines[20:] == ["  t19: no such tensor", "  (+3 more)"]
+    with pytest.raises(PermutationSpecError) as caught:
+        spec_of({"a": 4}, {f"t{i}": ["a"] for i in range(20)}).bind({"x": (4,)})
+    assert str(caught.value).splitlines()[-1] == "  t19: no such tensor"
 
 
 def test_bind_refuses_groups_that_permute_nothing() -> None:
@@ -258,6 +261,16 @@ def test_permutations_of_another_spec(change: dict[str, Permutation | None], mes
         with pytest.raises(PermutationSpecError) as caught:
             check(wrong)
         assert str(caught.value) == message
+
+
+def test_only_five_names_of_another_spec_are_shown() -> None:
+    spec = spec_of(dict.fromkeys("abcdefg", 1), {})
+    with pytest.raises(PermutationSpecError) as caught:
+        spec.check_permutations({name: Permutation([0]) for name in "tuvwxyz"})
+    assert str(caught.value) == (
+        "these permutations belong to another spec: "
+        "missing ['a', 'b', 'c', 'd', 'e'], unknown ['t', 'u', 'v', 'w', 'x']"
+    )
 
 
 # --------------------------------------------------------------------------------------- acting

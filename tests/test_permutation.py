@@ -157,6 +157,7 @@ def test_equality_and_hash_go_by_content() -> None:
 
 def test_repr_shows_short_ones_and_counts_long_ones() -> None:
     assert repr(Permutation([1, 0, 2])) == "Permutation([1, 0, 2])"
+    assert repr(Permutation.identity(8)) == "Permutation([0, 1, 2, 3, 4, 5, 6, 7])"
     assert repr(Permutation([1, 0, *range(2, 9)])) == "Permutation(<9 coordinates, 2 moved>)"
 
 

@@ -151,7 +151,9 @@ def network_key(inputs: Inputs, name: str) -> str:
         return digest(_VERSION, "checkpoint", built, inputs.checkpoint_hashes[name], network.ema)
     fingerprint = inputs.data.splits["train"].fingerprint if inputs.data else None
     training = spec.training(name).model_dump(mode="json")
-    where = [inputs.device.type, torch.get_num_threads() if inputs.device.type == "cpu" else 0]
+    # Training repeats to the bit on one kind of device with one torch and number of threads.
+    threads = torch.get_num_threads() if inputs.device.type == "cpu" else 0
+    where = [inputs.device.type, threads, torch.__version__]
     return digest(_VERSION, "train", built, training, network.train.seed, fingerprint, where)
 
 
