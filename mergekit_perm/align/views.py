@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from mergekit_perm import action, axes
@@ -84,7 +85,8 @@ class View:
         group: an outermost group, or a nested one that has nested groups of its own.
         size: how many elements it has in all.
         children: the groups nested directly within it.
-        carriers: the axes that carry it.
+        carriers: the axes that carry it, of the tensors that are matched.
+        moved: all tensors that change when it moves.
         stays: whether only the children move in this view, because the group itself is nested
             and moves in the view of the group that it lies within.
     """
@@ -93,6 +95,7 @@ class View:
     size: int
     children: tuple[str, ...]
     carriers: tuple[Carrier, ...]
+    moved: tuple[str, ...]
     stays: bool
 
     @property
@@ -118,15 +121,16 @@ def views(spec: PermutationSpec, tensors: Collection[str]) -> list[View]:
         children = tuple(spec.groups.children(group.name))
         if group.within is not None and not children:
             continue
+        moved = tuple(spec.carriers(group.name))
         carriers = [
             _carrier(spec, tensor, dim, axis, group.name, children)
-            for tensor in spec.carriers(group.name)
+            for tensor in moved
             if tensor in tensors
             for dim, axis in enumerate(spec.axes[tensor])
             if _carries(spec, axis, group.name)
         ]
         size, stays = spec.groups.length(group.name), group.within is not None
-        result.append(View(group.name, size, children, tuple(carriers), stays))
+        result.append(View(group.name, size, children, tuple(carriers), moved, stays))
     return result
 
 
@@ -167,6 +171,8 @@ def _outermost(spec: PermutationSpec, tensor: str) -> set[str]:
 
 def _take(tensor: torch.Tensor, table: Indices) -> torch.Tensor:
     """Return the leading axis of `tensor` taken at `table`: shape (*table.shape, ...)."""
+    if table.size == len(tensor) and np.array_equal(table.reshape(-1), np.arange(table.size)):
+        return tensor.reshape(*table.shape, *tensor.shape[1:])  # in order already: no copy
     flat = tensor.index_select(0, torch.from_numpy(table.reshape(-1)).to(tensor.device))
     return flat.reshape(*table.shape, *tensor.shape[1:])
 

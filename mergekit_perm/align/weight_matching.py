@@ -204,7 +204,10 @@ class _Descent:
         self.search, self.generator = search, generator
         self.members = dict(members)
         self.current = {
-            name: search.spec.act(member, search.states[name]) for name, member in members.items()
+            name: dict(search.states[name])
+            if _moves_nothing(member)
+            else search.spec.act(member, search.states[name])
+            for name, member in members.items()
         }
         self.trace = [pairwise_objective(self.current)]
 
@@ -232,7 +235,8 @@ class _Descent:
         for sweep in range(search.max_sweeps):
             search.progress(task, sweep, search.max_sweeps)
             gain = sum(self._match(name, view, others[name]) for name, view in self._visits(others))
-            self.trace.append(pairwise_objective(self.current))
+            # Every gain is one of F: what a network gains with the others, all pairs gain.
+            self.trace.append(self.trace[-1] + gain)
             if gain <= search.tolerance * abs(self.trace[-1]):
                 break
         search.progress(task, search.max_sweeps, search.max_sweeps)
@@ -253,12 +257,14 @@ class _Descent:
             for tensor in view.tensors
         }
         step = action.assemble(spec.groups, best_moves(view, target, current))
+        if _moves_nothing(step):
+            return 0.0
         moved = {
             tensor: action.act(current[tensor], spec.axes[tensor], spec.groups, step)
-            for tensor in spec.carriers(view.group)
+            for tensor in view.moved
             if tensor in current
         }
-        gain = sum(float(((moved[t] - current[t]) * target[t]).sum()) for t in view.tensors)
+        gain = sum(_dot(moved[t], target[t]) - _dot(current[t], target[t]) for t in view.tensors)
         if only_if_it_gains and gain <= 0.0:
             return 0.0
         current.update(moved)
@@ -269,6 +275,14 @@ class _Descent:
         """Compose every member with the inverse of `name`'s, which leaves F as it is."""
         back = {group: np.argsort(indices) for group, indices in self.members[name].items()}
         self.members = {each: _then(member, back) for each, member in self.members.items()}
+
+
+def _moves_nothing(member: action.Member) -> bool:
+    return all(np.array_equal(indices, np.arange(len(indices))) for indices in member.values())
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
 
 
 def _then(member: action.Member, step: action.Member) -> dict[str, Indices]:
@@ -290,8 +304,8 @@ def pairwise_objective(states: Mapping[str, State]) -> float:
     total = 0.0
     for tensor in next(iter(states.values())):
         members = [state[tensor] for state in states.values()]
-        squares = sum(float(member.square().sum()) for member in members)
-        total += (float(sum_of(members).square().sum()) - squares) / 2
+        whole = sum_of(members)
+        total += (_dot(whole, whole) - sum(_dot(member, member) for member in members)) / 2
     return total
 
 
