@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -202,6 +205,17 @@ def test_inner_group() -> None:
 )
 def test_has_part(text: str, expected: bool) -> None:
     assert axes.has_part(parse(text)) is expected
+
+
+VALUES = [*axes.leaves(DEEP), DEEP, *map(parse, ("g[1:]", "g[[0]]", "g * h")), Group("g", 2)]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_expressions_and_groups_are_frozen_small_values(value: Any) -> None:
+    assert len({value, value}) == 1
+    assert not hasattr(value, "__dict__")
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, fields(value)[0].name, None)
 
 
 def some_groups() -> Groups:

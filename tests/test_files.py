@@ -58,6 +58,17 @@ def test_files_are_as_readable_as_the_umask_allows(tmp_path: Path, mask: int, mo
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
 
 
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    def next_handle() -> int:
+        handle = os.open(tmp_path, os.O_RDONLY)
+        os.close(handle)
+        return handle
+
+    before = next_handle()
+    write_text(tmp_path / "file", "text")
+    assert next_handle() == before
+
+
 def test_write_text_is_utf_8_without_translation(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "λ\n")
     assert (tmp_path / "file").read_bytes() == "λ\n".encode()

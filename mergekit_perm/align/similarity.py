@@ -62,7 +62,9 @@ class _Shared:
             chosen = torch.from_numpy(choice[other][x])
             moved = theirs.transpose(1, 2)[blocks, chosen].transpose(1, 2)
             rows = moved.reshape(count, size, -1)
-            result[x] = torch.matmul(rows, ours[x].reshape(size, -1).T).permute(2, 0, 1).numpy()
+            result[x] = (
+                torch.matmul(rows, ours[x].reshape(size, -1).T).permute(2, 0, 1).cpu().numpy()
+            )
         return result
 
 

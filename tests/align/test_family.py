@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -95,6 +96,10 @@ def test_networks_of_different_tensors() -> None:
     states = networks()
     states["b"]["extra"] = states["b"].pop("w")
     assert refused(states) == "networks 'a' and 'b' have different tensors: ['extra', 'w']"
+    states["b"] |= {f"t{i}": torch.zeros(1) for i in range(9)}
+    assert refused(states) == (
+        "networks 'a' and 'b' have different tensors: ['extra', 't0', 't1', 't2', 't3']"
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -155,3 +160,26 @@ def test_dead_units_and_zero_networks_are_no_trouble() -> None:
     family = align(states, SPEC)
     assert family.objective == family.objective_before == 0.0
     assert family.permutations["b"]["g"].moved == 0
+
+
+def test_progress_counts_sweeps_start_by_start() -> None:
+    told: list[tuple[str, int, int]] = []
+    listener = lambda *event: told.append(event)  # noqa: E731
+    align(networks("ab"), SPEC, restarts=1, max_sweeps=9, progress=listener)
+    assert told == [("aligning b to a", 0, 9), ("aligning b to a", 9, 9)]
+    told.clear()
+    align(networks("abc"), SPEC, restarts=2, max_sweeps=9, progress=listener)
+    starts = list(dict.fromkeys(task for task, _, _ in told))
+    assert starts[-2:] == ["aligning jointly, start 1", "aligning jointly, start 2"]
+    assert "aligning c to a" in starts
+    for task in starts:
+        counts = [done for each, done, total in told if each == task and total == 9]
+        assert counts[0] == 0
+        assert counts[-1] == 9
+
+
+def test_a_family_is_frozen() -> None:
+    family = align(networks("ab"), SPEC)
+    with pytest.raises(FrozenInstanceError):
+        family.objective = 0.0  # type: ignore[misc]
+    assert not hasattr(family, "__dict__")
