@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mergekit_perm import __version__
-from mergekit_perm.errors import PermMergeError, SpecError, suggest
+from mergekit_perm.errors import PermMergeError, RunError, SpecError, suggest
 from mergekit_perm.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ def main() -> None:
     except PermMergeError as error:
         print(error, file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+    except Exception:
+        # A bug, of ours or of a network or data set of the user's own: 1 would mean a gate failed.
+        traceback.print_exc()
+        sys.exit(RunError.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -190,13 +195,18 @@ def permspec_verify(
     if as_json:
         typer.echo(json.dumps(asdict(proof), indent=2))
         return
-    weakest = min(proof.controls, key=lambda group: proof.controls[group])
+    weakest = min(proof.controls, key=lambda group: proof.controls[group], default=None)
+    control = "no group of two elements or more, so nothing moves"
+    if weakest is not None:
+        control = (
+            "permuted on one tensor alone, the least change is "
+            f"{proof.controls[weakest]:.1e} ({weakest})"
+        )
     typer.echo(
         f"{file}: verified for {built}\n"
         f"  outputs differ by {proof.difference:.1e} of their size under {proof.members} random "
         "members of the group (float64)\n"
-        f"  {len(proof.sizes)} groups; permuted on one tensor alone, the least change is "
-        f"{proof.controls[weakest]:.1e} ({weakest})\n"
+        f"  {len(proof.sizes)} groups; {control}\n"
         f"  coverage {proof.coverage:.4f} of the parameter elements, {proof.seconds:.1f} s"
     )
 

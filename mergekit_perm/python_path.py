@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from mergekit_perm.errors import PermMergeError, suggest
@@ -44,3 +48,16 @@ def find(path: str, *, error: type[PermMergeError]) -> Any:
         hint = suggest(name, vars(module))
         raise error(f"'{path}': module '{module_name}' has no '{name}'{hint}")
     return getattr(module, name)
+
+
+def code_sha256(modules: Iterable[str]) -> str:
+    """Return a hash of the source files of imported `modules`, so that a change of them shows.
+
+    What those files import in turn is not looked at.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set(modules)):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None and Path(file).is_file():
+            digest.update(Path(file).read_bytes())
+    return digest.hexdigest()

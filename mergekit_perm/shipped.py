@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mergekit_perm.errors import RunError
+
 _PACKAGE = Path(__file__).parent
 _FOLDERS = (_PACKAGE / "specs", _PACKAGE.parent / "specs")
 
 
 def specs_folder() -> Path:
-    """Return the folder that holds the shipped run specs and `architectures/`."""
-    return next(folder for folder in _FOLDERS if (folder / "architectures").is_dir())
+    """Return the folder that holds the shipped run specs and `architectures/`.
+
+    Raises:
+        RunError: the installation has no such folder.
+    """
+    for folder in _FOLDERS:
+        if (folder / "architectures").is_dir():
+            return folder
+    raise RunError(f"{_FOLDERS[0]}: the shipped specs are missing; install perm-merge again")
 
 
 def run_specs() -> dict[str, Path]:

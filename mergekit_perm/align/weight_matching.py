@@ -104,9 +104,13 @@ def weight_matching(
         progress=progress,
     )
     first = next(iter(states))
-    if reference != "joint" or len(states) == 2:
-        return search.match_each(first if reference == "joint" else reference, restarts=restarts)
-    return search.match_jointly(first)
+    if reference != "joint":
+        return search.match_each(reference, restarts=restarts)
+    if len(states) > 2:
+        return search.match_jointly(first)
+    # Two networks are matched jointly by matching one to the other.
+    pair = search.match_each(first, restarts=restarts)
+    return Solution(pair.members, {"joint": next(iter(pair.traces.values()))})
 
 
 def _check_options(*, restarts: int, order: str, max_sweeps: int, seed: int) -> None:

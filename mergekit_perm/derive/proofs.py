@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def proven(
     options: Mapping[str, Any],
     build: Callable[[], tuple[nn.Module, torch.Tensor]],
     *,
+    code: str = "",
+    force: bool = False,
     progress: Progress = silent,
 ) -> Proof:
     """Return the proof of bound `spec` for `architecture`, verifying it if that was not done yet.
@@ -36,33 +39,41 @@ def proven(
         spec: a bound spec.
         architecture: what `networks.build` builds, with `options`.
         build: called only when there is no proof yet; returns a fresh module and its inputs.
+        code: a hash of the architecture's code, where its name does not stand for it.
+        force: verify even if that was done already.
 
     Raises:
         PermutationSpecError: as `verify`; a spec that fails is not remembered.
     """
-    path = proof_path(spec, architecture, options)
-    known = _read(path)
+    path = proof_path(spec, architecture, options, code=code)
+    known = None if force else _read(path)
     if known is not None:
         return known
     module, inputs = build()
     proof = verify(spec, module, inputs, progress=progress)
-    write_text(path, json.dumps(asdict(proof), indent=1))
+    with suppress(OSError):  # a cache that cannot be written costs time, not the proof
+        write_text(path, json.dumps(asdict(proof), indent=1))
     return proof
 
 
-def is_proven(spec: PermutationSpec, architecture: str, options: Mapping[str, Any]) -> bool:
+def is_proven(
+    spec: PermutationSpec, architecture: str, options: Mapping[str, Any], *, code: str = ""
+) -> bool:
     """Tell whether bound `spec` has been verified for `architecture` with `options`."""
-    return _read(proof_path(spec, architecture, options)) is not None
+    return _read(proof_path(spec, architecture, options, code=code)) is not None
 
 
-def proof_path(spec: PermutationSpec, architecture: str, options: Mapping[str, Any]) -> Path:
-    """Return where the proof is kept: it holds for these groups, shapes, options and version."""
+def proof_path(
+    spec: PermutationSpec, architecture: str, options: Mapping[str, Any], *, code: str = ""
+) -> Path:
+    """Return where the proof is kept: it holds for these groups, shapes, options and code."""
     content = [
         _VERSION,
         TOLERANCE,
         spec.sha256,
         architecture,
         options,
+        code,
         sorted((spec.shapes or {}).items()),
         torch.__version__,
     ]

@@ -38,7 +38,8 @@ class Proof:
     Attributes:
         difference: the largest change of the outputs under random members, relative to the
             largest output.
-        controls: by group, the change of the outputs when one tensor alone is permuted.
+        controls: by group of two elements or more, the change of the outputs when one tensor
+            alone is permuted.
         coverage: the share of parameter elements with at least one permuted axis.
         sizes: by group, how many coordinates it permutes.
         members: how many random members were tried.
@@ -99,7 +100,8 @@ def verify(
         controls = {}
         for done, group in enumerate(bound.groups):
             progress(task, members + done, steps)
-            controls[group] = trial.control(group, tolerance * _CONTROL_MARGIN, generator)
+            if bound.groups[group].size > 1:
+                controls[group] = trial.control(group, tolerance * _CONTROL_MARGIN, generator)
         progress(task, steps, steps)
     return Proof(
         difference=difference,
@@ -144,8 +146,6 @@ class _Trial:
         Raises:
             PermutationSpecError: when no tensor alone changes the outputs.
         """
-        if self.spec.groups[group].size == 1:
-            return float("nan")
         largest = 0.0
         for tensor in self.spec.carriers(group):
             moved = _moved_alone(self.spec, tensor, self.state[tensor], group, generator)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mergekit_perm.networks import mlp, resnet_cifar, vgg
-from mergekit_perm.networks.building import build, refusal
+from mergekit_perm.networks.building import build, code_of, refusal
 from mergekit_perm.networks.describing import input_shape, model_config, preprocessing
 
 __all__ = [
     "BUILTINS",
     "build",
+    "code_of",
     "input_shape",
     "model_config",
     "permutation_spec_text",

@@ -15,7 +15,7 @@ from timm.models import is_model, model_entrypoint
 from torch import nn
 
 from mergekit_perm.errors import NetworkError, suggest
-from mergekit_perm.python_path import find, is_python_path
+from mergekit_perm.python_path import code_sha256, find, is_python_path
 
 # timm reads these prefixes itself; anything else with a colon is a Python path.
 _SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
@@ -60,6 +60,18 @@ def build(
 def is_function(architecture: str) -> bool:
     """Return whether `architecture` is ``package.module:function`` rather than a name of timm."""
     return is_python_path(architecture) and not architecture.startswith(_SOURCES)
+
+
+def code_of(architecture: str, module: nn.Module) -> str:
+    """Return a hash of the code that `architecture` is, when it is a Python path; else "".
+
+    Names of timm and the built-ins stand for their code; a user's own function may change under
+    the same name. The files of the function and of every class in the module count.
+    """
+    if not is_python_path(architecture):
+        return ""
+    classes = {type(part).__module__ for part in module.modules()}
+    return code_sha256({architecture.partition(":")[0], *classes})
 
 
 def refusal(

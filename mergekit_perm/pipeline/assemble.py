@@ -130,7 +130,8 @@ def _gates(inputs: Inputs, barriers: Sequence[Barrier]) -> list[Plain]:
     """Return every gate with the highest barrier that it is about."""
     gates = []
     for gate in inputs.spec.gates:
-        calibration = gate.calibration if inputs.has_batch_norm else "none"
+        measured = calibrations(inputs)
+        calibration = gate.calibration if gate.calibration in measured else measured[0]
         value = max(
             barrier.barrier
             for barrier in barriers

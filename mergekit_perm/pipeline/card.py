@@ -53,8 +53,7 @@ def model_card(
 ## How to Load
 
 ```python
-import timm{_extra_import(config)}
-model = timm.create_model("local-dir:.", pretrained=True)  # from this folder
+{_loading(config)}
 ```
 
 ## Configuration
@@ -72,6 +71,15 @@ def _origin(spec: RunSpec, name: str) -> str:
     return f"`{spec.architecture_of(name)}` trained from seed {network.train.seed}"
 
 
-def _extra_import(config: Mapping[str, Any]) -> str:
-    known = config["architecture"] in ("mlp", "vgg", "resnet_cifar")
-    return "\nimport mergekit_perm.networks  # registers the architecture" if known else ""
+def _loading(config: Mapping[str, Any]) -> str:
+    """Return Python that loads the network, run in its folder."""
+    if "pretrained_cfg" not in config:  # timm cannot build an architecture of the user's own
+        return (
+            'from safetensors.torch import load_file\nstate_dict = load_file("model.safetensors")'
+        )
+    lines = ["import timm"]
+    if config["architecture"] in ("mlp", "vgg", "resnet_cifar"):
+        lines.append("import mergekit_perm.networks  # registers the architecture")
+    return "\n".join(
+        [*lines, 'model = timm.create_model("local-dir:.", pretrained=True)  # this folder']
+    )

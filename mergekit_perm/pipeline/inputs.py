@@ -31,6 +31,7 @@ class Inputs:
         spec: the run spec.
         architecture: what builds the network that is evaluated: that of the first network.
         options: with which options.
+        code: a hash of the user's own code behind the architecture; "" for timm and built-ins.
         shapes: the tensors of every network of the run, and their shapes.
         parameters: how many trainable numbers a network has.
         has_batch_norm: whether re-estimating BatchNorm statistics changes anything.
@@ -43,6 +44,7 @@ class Inputs:
     spec: RunSpec
     architecture: str
     options: Mapping[str, Any]
+    code: str
     shapes: Mapping[str, Shape]
     parameters: int
     has_batch_norm: bool
@@ -78,6 +80,7 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
         spec=spec,
         architecture=architecture,
         options=options,
+        code=networks.code_of(architecture, module),
         shapes=shapes,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         has_batch_norm=evaluate.has_batch_norm(module),

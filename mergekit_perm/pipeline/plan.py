@@ -110,7 +110,7 @@ def _status(stage: Stage, inputs: Inputs, folder: RunFolder) -> str:
         return "cached"
     found = inputs.permutations
     if stage.name == "permutations" and found is not None:
-        proven = is_proven(found.spec, inputs.architecture, inputs.options)
+        proven = is_proven(found.spec, inputs.architecture, inputs.options, code=inputs.code)
         return "cached" if proven else "to do"
     return "to do"
 
@@ -146,7 +146,7 @@ def network_key(inputs: Inputs, name: str) -> str:
     """Return the content key of network `name`: all that its weights depend on."""
     spec = inputs.spec
     network = spec.networks[name]
-    built = [spec.architecture_of(name), spec.options_of(name)]
+    built = [spec.architecture_of(name), spec.options_of(name), inputs.code]
     if network.train is None:
         return digest(_VERSION, "checkpoint", built, inputs.checkpoint_hashes[name], network.ema)
     fingerprint = inputs.data.splits["train"].fingerprint if inputs.data else None
@@ -167,7 +167,12 @@ def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
     yield Stage(
         "permutations",
         f"prove the permutation spec ({found.source})",
-        digest(_VERSION, "permutations", found.spec.sha256, inputs.architecture, inputs.options),
+        digest(
+            _VERSION,
+            "permutations",
+            found.spec.sha256,
+            [inputs.architecture, inputs.options, inputs.code],
+        ),
         ("permspec.yaml",),
         stages.prove_permutations,
     )
@@ -204,7 +209,8 @@ def _merge_stages(inputs: Inputs) -> Iterator[Stage]:
         yield Stage(
             f"merge/{recipe.name}",
             f"merge {', '.join(inputs.spec.merged_networks(recipe))} by {recipe.method}",
-            _merge_key(inputs, recipe.name),
+            # The card and the spec beside the weights follow every field of the run.
+            digest(_merge_key(inputs, recipe.name), inputs.spec.model_dump(mode="json")),
             tuple(f"{folder}/{file}" for file in files),
             partial(stages.merge_networks, recipe, alignment),
         )
@@ -227,7 +233,7 @@ def calibrations(inputs: Inputs) -> list[str]:
     if inputs.spec.evaluate is None:
         return []
     asked = inputs.spec.evaluate.calibration
-    return [c for c in asked if c == "none" or inputs.has_batch_norm]
+    return [c for c in asked if c == "none" or inputs.has_batch_norm] or ["none"]
 
 
 def alignments(inputs: Inputs) -> list[str]:
@@ -252,7 +258,7 @@ def paths(inputs: Inputs) -> list[evaluate.Path]:
 def point_sets(inputs: Inputs) -> dict[str, list[Weights]]:
     """Return the mixtures to measure by what they belong to, each mixture once.
 
-    "networks" are the networks themselves, "a--b" the inside of a path, "simplex" what the grid
+    "networks" are the networks themselves, "a+b" the inside of a path, "simplex" what the grid
     has besides those. Weights are one number per network of the run.
     """
     names = list(inputs.spec.networks)
@@ -260,7 +266,7 @@ def point_sets(inputs: Inputs) -> dict[str, list[Weights]]:
         return {}
     sets = {"networks": [evaluate.vertex(len(names), place) for place in range(len(names))]}
     for path in paths(inputs):
-        label = "--".join(path.networks) if path.kind == "pair" else path.kind
+        label = "+".join(path.networks) if path.kind == "pair" else path.kind
         sets[label] = _new(path.points(names), sets)
     return sets
 

@@ -98,12 +98,14 @@ def _in_stage(stage: Stage, error: PermMergeError) -> PermMergeError:
 
 @contextmanager
 def _explaining_full_disk(folder: RunFolder, results: Mapping[str, Any]) -> Iterator[None]:
-    """Turn an OSError from writing into a RunError that says what is kept and what to do."""
+    """Turn an OSError into a RunError that says what is kept and what to do."""
     try:
         yield
     except OSError as error:
-        reason = "no space is left on the device" if error.errno == errno.ENOSPC else str(error)
-        raise RunError(
-            f"{folder.path}: cannot write: {reason}; {len(results)} finished stages are kept, "
-            "so make room and run again to go on"
-        ) from error
+        kept = f"{len(results)} finished stages are kept"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"{folder.path}: cannot write: no space is left on the device; {kept}, so make "
+                "room and run again to go on"
+            ) from error
+        raise RunError(f"{folder.path}: {error}; {kept}, run again to go on") from error

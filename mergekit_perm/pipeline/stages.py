@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,8 @@ def train_network(name: str, key: str, shop: Workshop) -> Result:
     )
     state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
     shop.keep(network_file(name), state, content=key)
-    checkpoints.save(cached, state, metadata={"content": key})
+    with suppress(OSError):  # a cache that cannot be written costs time, not the run
+        checkpoints.save(cached, state, metadata={"content": key})
     losses = list(history.losses)
     return {"origin": "trained", "seed": settings.seed, "cached": False, "losses": losses}
 
@@ -140,6 +142,8 @@ def prove_permutations(shop: Workshop) -> Result:
         inputs.architecture,
         inputs.options,
         partial(derive.probe, inputs.architecture, inputs.options),
+        code=inputs.code,
+        force=not shop.use_cache,
         progress=shop.progress,
     )
     return {**result, "verified": True, "coverage": proof.coverage, "difference": proof.difference}

@@ -230,5 +230,5 @@ def test_progress_is_drawn_on_a_terminal_only(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stderr", terminal)
     code, out, _ = run("run", "tiny.yaml", "--json")
     assert code == 0 and json.loads(out)["name"] == "tiny"
-    for stage in ("training a", "verifying mlp", "aligning b to a", "evaluating a--b, aligned"):
+    for stage in ("training a", "verifying mlp", "aligning b to a", "evaluating a+b, aligned"):
         assert stage in terminal.getvalue()

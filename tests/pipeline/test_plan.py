@@ -28,7 +28,7 @@ def test_a_plan_names_every_stage_in_order_and_runs_none(small: Small) -> None:
         *(
             f"evaluate/{alignment}/none/{label}"
             for alignment in ("naive", "aligned")
-            for label in ("networks", "a--b", "a--c", "b--c", "simplex")
+            for label in ("networks", "a+b", "a+c", "b+c", "simplex")
         ),
         "evaluate/merged/none/mean",
     ]
