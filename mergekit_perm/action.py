@@ -21,8 +21,6 @@ from mergekit_perm.axes import (
     Axis,
     Concatenation,
     Fixed,
-    Group,
-    Groups,
     Inner,
     Leaf,
     Pick,
@@ -37,6 +35,7 @@ from mergekit_perm.axes import (
     size,
 )
 from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permutation import Indices
 
 if TYPE_CHECKING:

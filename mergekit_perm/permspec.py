@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergekit_perm import action, axes
-from mergekit_perm.axes import Axis, Fixed, Groups
+from mergekit_perm.axes import Axis, Fixed
 from mergekit_perm.errors import PermutationSpecError, suggest
+from mergekit_perm.groups import Groups
 from mergekit_perm.permutation import Indices, Permutation
 
 if TYPE_CHECKING:

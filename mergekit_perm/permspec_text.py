@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_perm import yaml_document
-from mergekit_perm.axes import Axis, Group, Groups, format_axis, is_name, names, parse, size
+from mergekit_perm.axes import Axis, format_axis, is_name, names, parse, size
 from mergekit_perm.errors import PermutationSpecError, SpecError, suggest
+from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.templates import expansions, substitute
 from mergekit_perm.yaml_document import Document, Problem

@@ -10,18 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from mergekit_perm import action, axes
-from mergekit_perm.axes import (
-    Axis,
-    Concatenation,
-    Fixed,
-    Group,
-    Groups,
-    Inner,
-    Pick,
-    Product,
-    Slice,
-    Whole,
-)
+from mergekit_perm.axes import Axis, Concatenation, Fixed, Inner, Pick, Product, Slice, Whole
+from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
 

@@ -9,18 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_perm import action, axes
-from mergekit_perm.axes import (
-    Axis,
-    Concatenation,
-    Fixed,
-    Group,
-    Groups,
-    Pick,
-    Product,
-    Whole,
-    parse,
-)
+from mergekit_perm.axes import Axis, Concatenation, Fixed, Pick, Product, Whole, parse
 from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from tests.strategies import (
     LAW,

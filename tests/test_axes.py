@@ -13,8 +13,6 @@ from mergekit_perm.axes import (
     Axis,
     Concatenation,
     Fixed,
-    Group,
-    Groups,
     Inner,
     Pick,
     Product,
@@ -24,6 +22,7 @@ from mergekit_perm.axes import (
     parse,
 )
 from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.groups import Group, Groups
 from tests.strategies import LAW, NAMES, closed_axes, expressions, group_sets
 
 g, h = Whole("g"), Whole("h")

@@ -18,7 +18,7 @@ ROOT = Path(mergekit_perm.__file__).parent
 # and, on a floor that `TOGETHER` names, its neighbours.
 FLOORS = (
     {"errors", "progress", "files", "shipped", "cache", "mergekit"},
-    {"permutation", "axes", "action", "permspec", "permspec_text", "templates"}
+    {"permutation", "groups", "axes", "action", "permspec", "permspec_text", "templates"}
     | {"yaml_document", "yaml_reader", "yaml_syntax"},
     {"checkpoints", "networks", "data", "weighted", "preprocessing", "python_path"},
     {"derive"},

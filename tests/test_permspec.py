@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_perm import action
-from mergekit_perm.axes import Fixed, Group, Groups, parse
+from mergekit_perm.axes import Fixed, parse
 from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
 from tests.strategies import LAW, members, problems, state_of

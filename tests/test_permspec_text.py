@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_perm.axes import Fixed, Group, Groups, parse
+from mergekit_perm.axes import Fixed, parse
 from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from tests.strategies import LAW, NAMES, closed_axes, group_sets
 

@@ -15,7 +15,8 @@ from mergekit_perm.align import align
 from mergekit_perm.align.similarity import best_moves
 from mergekit_perm.align.views import views
 from mergekit_perm.align.weight_matching import matched_tensors
-from mergekit_perm.axes import Axis, Fixed, Groups, Whole
+from mergekit_perm.axes import Axis, Fixed, Whole
+from mergekit_perm.groups import Groups
 from mergekit_perm.permspec import PermutationSpec
 from tests.strategies import group_sets, problems, state_of
 from tests.test_invariance import CASES, difference, draw
