@@ -22,6 +22,7 @@ from mergekit_perm.axes import (
     Concatenation,
     Fixed,
     Inner,
+    Interleaving,
     Leaf,
     Pick,
     Product,
@@ -30,6 +31,7 @@ from mergekit_perm.axes import (
     chosen,
     format_axis,
     inner_group,
+    interleaved,
     leaves,
     names,
     size,
@@ -97,6 +99,9 @@ def _labels(
                 then[2] += joined[2].max(initial=-1) + 1
                 joined = np.concatenate([joined, then], axis=1)
             return joined
+        case Interleaving(blocks, terms):
+            joined = _labels(Concatenation(terms), groups, member, block, fresh)
+            return joined[:, interleaved(blocks, [size(term, groups) for term in terms])]
         case Slice(base) | Pick(base):
             all_labels = _labels(base, groups, member, block, fresh)
             return all_labels[:, chosen(axis, all_labels.shape[1])]
@@ -153,6 +158,9 @@ def _leafwise(axis: Axis, of_leaf: Callable[[Leaf], Indices]) -> Indices:
     match axis:
         case Concatenation(terms):
             return np.concatenate([_leafwise(term, of_leaf) for term in terms])
+        case Interleaving(blocks, terms):
+            parts = [_leafwise(term, of_leaf) for term in terms]
+            return np.concatenate(parts)[interleaved(blocks, [len(part) for part in parts])]
         case Slice(base) | Pick(base):
             every = _leafwise(base, of_leaf)
             return every[chosen(axis, len(every))]

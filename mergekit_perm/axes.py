@@ -5,6 +5,8 @@
     a * b            row-major product, a outermost: `conv5 * 49`, `heads * dim`
     a + b            concatenation: `g + g`, `q + k + v`
     g[i:j:k]         coordinates of g in another order, or a part of them; also g[[2, 0, 1]]
+    interleave(n, a, b)   n blocks of each in turn: `interleave(heads, q, k, v)` is q, k and v of
+                     the first head, then of the second, and so on; n is a number
     inner(g)         the inner permutation of nested group g, chosen by the outer index that another
                      axis of the tensor carries: a grouped convolution is [out, inner(in), 3, 3]
 
@@ -13,9 +15,10 @@ This module reads and writes expressions and knows their sizes; `action` knows w
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +64,14 @@ class Concatenation:
 
 
 @dataclass(frozen=True, slots=True)
+class Interleaving:
+    """`blocks` equal blocks of each term in turn: the first of every term, then the second, ..."""
+
+    blocks: int
+    terms: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Every `step`-th coordinate of `base` from `start` to before `stop`, as Python slices."""
 
@@ -80,7 +91,7 @@ class Pick:
 
 Leaf = Fixed | Whole | Inner
 Part = Slice | Pick
-Axis = Leaf | Product | Concatenation | Part
+Axis = Leaf | Product | Concatenation | Interleaving | Part
 
 
 # ------------------------------------------------------------------------------------- text
@@ -89,9 +100,9 @@ Axis = Leaf | Product | Concatenation | Part
 _DEEPEST = 64
 _MOST_DIGITS = 15
 
-_TOKEN = re.compile(
-    r"(?P<name>[A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)+)|(?P<int>-?\d+)|(?P<mark>[-+*()\[\]:,])"
-)
+# What an expression takes for the name of a group.
+NAME = r"[A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)+"
+_TOKEN = re.compile(rf"(?P<name>{NAME})|(?P<int>-?\d+)|(?P<mark>[-+*()\[\]:,])")
 
 
 def parse(text: str | int) -> Axis:
@@ -176,7 +187,22 @@ class _Parser:
                 raise self._error("expected a group name", position)
             self._expect(")")
             return Inner(name)
+        if word == "interleave" and self._take("("):
+            return self._interleaving()
         return Whole(word)
+
+    def _interleaving(self) -> Axis:
+        self._deeper()
+        kind, word, position = self._next("a number of blocks")
+        if kind != "int" or int(word) < 1:
+            raise self._error("expected a number of blocks, 1 or more", position)
+        terms = []
+        while self._take(","):
+            terms.append(self._sum())
+        self._expect(")")
+        if not terms:
+            raise self._error("nothing to interleave", position)
+        return Interleaving(int(word), tuple(terms))
 
     def _part(self, base: Axis) -> Axis:
         if self._take("["):
@@ -250,6 +276,8 @@ def format_axis(axis: Axis) -> str:
             return " * ".join(_bracketed(f, Product, Concatenation) for f in factors)
         case Concatenation(terms):
             return " + ".join(_bracketed(t, Concatenation) for t in terms)
+        case Interleaving(blocks, terms):
+            return f"interleave({', '.join([str(blocks), *map(format_axis, terms)])})"
         case Pick(base, indices):
             return f"{_bracketed(base, Product, Concatenation)}[[{', '.join(map(str, indices))}]]"
         case Slice(base, start, stop, step):  # pragma: no branch - the last form
@@ -268,7 +296,7 @@ def _bracketed(axis: Axis, *kinds: type) -> str:
 def leaves(axis: Axis) -> Iterator[Leaf]:
     """Yield the fixed runs and group references of `axis`, left to right."""
     match axis:
-        case Product(parts) | Concatenation(parts):
+        case Product(parts) | Concatenation(parts) | Interleaving(_, parts):
             for part in parts:
                 yield from leaves(part)
         case Slice(base) | Pick(base):
@@ -292,7 +320,7 @@ def has_part(axis: Axis) -> bool:
     match axis:
         case Product(parts) | Concatenation(parts):
             return any(has_part(part) for part in parts)
-        case Slice() | Pick():
+        case Slice() | Pick() | Interleaving():
             return True
         case _:
             return False
@@ -324,8 +352,25 @@ def size(axis: Axis, groups: Groups) -> int:
             return math.prod(size(factor, groups) for factor in factors)
         case Concatenation(terms):
             return sum(size(term, groups) for term in terms)
+        case Interleaving(blocks, terms):
+            return len(interleaved(blocks, [size(term, groups) for term in terms]))
         case Slice(base) | Pick(base):  # pragma: no branch - the last form
             return len(_shown(axis, size(base, groups)))
+
+
+def interleaved(blocks: int, sizes: Sequence[int]) -> Indices:
+    """Return which coordinates of terms one after another stand where, when interleaved.
+
+    Raises:
+        PermutationSpecError: when a term of one of the `sizes` cannot be cut into equal blocks.
+    """
+    for length in sizes:
+        if length % blocks:
+            raise PermutationSpecError(f"{length} coordinates cannot be cut into {blocks} blocks")
+    ends = np.cumsum([0, *sizes])
+    terms = [np.arange(a, b).reshape(blocks, -1) for a, b in itertools.pairwise(ends.tolist())]
+    order: Indices = np.concatenate(terms, axis=1).reshape(-1)
+    return order
 
 
 def chosen(part: Part, length: int) -> Indices:

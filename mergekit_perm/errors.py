@@ -3,6 +3,7 @@
     PermMergeError                 the base; str() is a complete message for a person
     ├── SpecError                  a run spec or other YAML file cannot be used (exit 2)
     │   └── PermutationSpecError   a permutation spec does not fit, or changes the function
+    │       └── DerivationError    none can be derived from a network
     ├── NetworkError               an architecture cannot be built
     ├── CheckpointError            a file of weights cannot be read or does not fit
     ├── DataError                  a data set cannot be found or used
@@ -34,6 +35,10 @@ class SpecError(PermMergeError):
 
 class PermutationSpecError(SpecError):
     """A permutation spec is malformed, does not fit an architecture, or changes its function."""
+
+
+class DerivationError(PermutationSpecError):
+    """No permutation spec can be derived from a network: it cannot be traced."""
 
 
 class NetworkError(PermMergeError):

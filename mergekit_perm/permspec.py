@@ -74,7 +74,12 @@ class PermutationSpec:
         return loads(text, file=file)
 
     def dumps(self) -> str:
-        """Return the spec as YAML, templates written out; `loads` gives an equal spec back."""
+        """Return the spec as YAML for people: entries that repeat are one, as `{i:0..11}`.
+
+        A bound spec also says `module.*` for all tensors of a module, and its text follows the
+        order of the network. `loads` gives back an equal spec (after `bind`, for a bound one),
+        except that names in `fixed` stay folded; groups and axes come in the order of the text.
+        """
         from mergekit_perm.permspec_text import dumps
 
         return dumps(self)

@@ -18,19 +18,21 @@ Expressions with `{` or `[` are quoted, as YAML demands inside a list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mergekit_perm import yaml_document
 from mergekit_perm.axes import Axis, format_axis, is_name, names, parse, size
 from mergekit_perm.errors import PermutationSpecError, SpecError, suggest
+from mergekit_perm.folding import folded, starred
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.templates import expansions, substitute
 from mergekit_perm.yaml_document import Document, Problem
 
 FORMAT = "perm-merge/permspec@1"
+_LONGEST_KEY = 1000
 _KEYS = ("format", "architecture", "options", "groups", "axes", "fixed")
 
 
@@ -55,27 +57,55 @@ def loads(text: str, *, file: str = "<string>") -> PermutationSpec:
 
 
 def dumps(spec: PermutationSpec) -> str:
-    """Return `spec` as YAML text, one line per group and tensor."""
+    """Return `spec` as YAML text for people: what repeats is one entry, as in `folding`.
+
+    The tensors of a bound spec come in the order of the network, and `module.*` stands for all of
+    a module's tensors.
+    """
     lines = [f"format: {FORMAT}"]
     if spec.architecture is not None:
         lines.append(f"architecture: {_flow(spec.architecture)}")
     lines.append(f"options: {_flow(dict(spec.options))}")
     lines.append("groups:" if spec.groups else "groups: {}")
-    for group in spec.groups.values():
-        entry = {"size": group.size, "within": group.within} if group.within else group.size
-        lines.append(f"  {_flow(group.name)}: {_flow(entry)}")
+    lines += [_line(key, entry) for key, entry in _group_entries(spec)]
     lines.append("axes:" if spec.axes else "axes: {}")
-    for name, row in spec.axes.items():
-        lines.append(f"  {_flow(name)}: {_flow([_cell(axis) for axis in row])}")
+    lines += [_line(key, entry) for key, entry in _axis_entries(spec)]
     if spec.fixed:
         lines.append("fixed:")
-        lines += [f"  {_flow(name)}: {_flow(reason)}" for name, reason in spec.fixed.items()]
+        lines += [_line(key, reason) for key, reason in _reasons(spec)]
     return "\n".join(lines) + "\n"
 
 
-def _cell(axis: Axis) -> int | str:
-    text = format_axis(axis)
-    return int(text) if text.isdecimal() else text
+def _group_entries(spec: PermutationSpec) -> Iterator[tuple[str, str]]:
+    rows = {
+        group.name: (str(group.size), *([group.within] if group.within else []))
+        for group in spec.groups.values()
+    }
+    for key, (count, *within) in folded(rows).items():
+        yield key, _flow({"size": int(count), "within": within[0]}) if within else count
+
+
+def _axis_entries(spec: PermutationSpec) -> Iterator[tuple[str, str]]:
+    shapes = spec.shapes or {}
+    places = {name: place for place, name in enumerate(shapes)}
+    ordered = sorted(spec.axes, key=lambda name: places.get(name, len(places)))
+    rows = {name: tuple(map(format_axis, spec.axes[name])) for name in ordered}
+    for key, row in folded(starred(rows, shapes)).items():
+        yield key, _flow([int(cell) if cell.isdecimal() else cell for cell in row])
+
+
+def _reasons(spec: PermutationSpec) -> Iterator[tuple[str, str]]:
+    known = {repr(reason): reason for reason in spec.fixed.values()}
+    rows = {name: (repr(reason),) for name, reason in spec.fixed.items()}
+    for key, (text,) in folded(starred(rows, spec.shapes or {}), constant=True).items():
+        yield key, _flow(known[text])
+
+
+def _line(name: str, entry: str) -> str:
+    # Templates need no quotes outside braces; YAML takes a long key only after a question mark.
+    key = yaml_document.dump({"_": name}).removeprefix("_: ").removesuffix("\n")
+    key = _flow(name) if "\n" in key else key
+    return f"  {key}: {entry}" if len(key) <= _LONGEST_KEY else f"  ? {key}\n  : {entry}"
 
 
 def _flow(value: Any) -> str:

@@ -19,7 +19,7 @@ ROOT = Path(mergekit_perm.__file__).parent
 FLOORS = (
     {"errors", "progress", "files", "shipped", "cache", "mergekit"},
     {"permutation", "groups", "axes", "action", "permspec", "permspec_text", "templates"}
-    | {"yaml_document", "yaml_reader", "yaml_syntax"},
+    | {"yaml_document", "yaml_reader", "yaml_syntax", "folding"},
     {"checkpoints", "networks", "data", "weighted", "preprocessing", "python_path"},
     {"derive"},
     {"align"},

@@ -10,17 +10,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mergekit_perm.networks import mlp, resnet_cifar, vgg
-from mergekit_perm.networks.building import build, code_of, refusal
-from mergekit_perm.networks.describing import input_shape, model_config, preprocessing
+from mergekit_perm.networks.building import build, code_of, refusal, skeleton
+from mergekit_perm.networks.describing import (
+    input_shape,
+    least_edge,
+    model_config,
+    preprocessing,
+)
 
 __all__ = [
     "BUILTINS",
     "build",
     "code_of",
     "input_shape",
+    "least_edge",
     "model_config",
     "permutation_spec_text",
     "preprocessing",
+    "skeleton",
 ]
 
 BUILTINS = ("mlp", "vgg", "resnet_cifar")

@@ -15,10 +15,13 @@ from timm.models import is_model, model_entrypoint
 from torch import nn
 
 from mergekit_perm.errors import NetworkError, suggest
+from mergekit_perm.networks.skeleton import without_weights
 from mergekit_perm.python_path import code_sha256, find, is_python_path
 
 # timm reads these prefixes itself; anything else with a colon is a Python path.
 _SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+# Options that say where weights come from.
+WEIGHT_OPTIONS = frozenset({"checkpoint_path", "pretrained", "pretrained_cfg_overlay"})
 _UNEXPECTED = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
 
@@ -40,10 +43,28 @@ def build(
     Raises:
         NetworkError: for an unknown name, an option that is refused, or a build that fails.
     """
+    return _built(architecture, options, seed, lambda make: make())
+
+
+def skeleton(architecture: str, options: Mapping[str, Any] = {}) -> nn.Module:
+    """Return what `build` builds without memory for its weights, which are all zero.
+
+    Options that fetch weights are left out. Errors as `build`.
+    """
+    plain = {name: value for name, value in options.items() if name not in WEIGHT_OPTIONS}
+    return _built(architecture, plain, 0, without_weights)
+
+
+def _built(
+    architecture: str,
+    options: Mapping[str, Any],
+    seed: int | None,
+    building: Callable[[Callable[[], nn.Module]], nn.Module],
+) -> nn.Module:
     make = _maker(architecture)
     try:
         with _seeded(seed):
-            module = make(**options)
+            module = building(lambda: make(**options))
     except NetworkError:
         raise
     except TypeError as cause:

@@ -80,6 +80,25 @@ def preprocessing(module: nn.Module, options: Mapping[str, Any] = {}) -> Preproc
     )
 
 
+def least_edge(module: nn.Module, options: Mapping[str, Any] = {}) -> int | None:
+    """Return how long the edge of an image must at least be; None where only one size is taken.
+
+    It leaves a map of 2x2 after the network's last reduction, as far as that is known.
+
+    Args:
+        module: a network.
+        options: what it was built with.
+    """
+    preparation = preprocessing(module, options)
+    if preparation is None or preparation.fixed_size or "img_size" in options:
+        return None
+    stages = getattr(module, "feature_info", None)
+    stages = getattr(stages, "info", stages) or ()
+    reductions = [int(stage.get("reduction", 1)) for stage in stages if isinstance(stage, Mapping)]
+    least = _pretrained_cfg(module).get("min_input_size") or (0,)
+    return max(2 * max(reductions, default=1), *map(int, least[1:]), 0)
+
+
 def model_config(
     architecture: str, options: Mapping[str, Any], module: nn.Module
 ) -> dict[str, Any]:

@@ -1,0 +1,227 @@
+"""Deriving the permutation spec of a network: trace, interpret, solve, read out.
+
+trace      the graph of its operations                                 (trace)
+interpret  what they state about the coordinates of parameters         (interpret, rules)
+solve      sets of coordinates that may be permuted, as groups         (cells, structure)
+read out   the groups' names, and every axis in the axis language      (naming, readout)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mergekit_perm import axes, networks
+from mergekit_perm.axes import Axis, Fixed
+from mergekit_perm.derive.cells import Cells, find_cells
+from mergekit_perm.derive.interpret import Interpretation, interpret
+from mergekit_perm.derive.naming import group_names
+from mergekit_perm.derive.readout import NotExpressibleError, Reader
+from mergekit_perm.derive.reasons import Reasons
+from mergekit_perm.derive.structure import GroupCell, Structure, find_structure
+from mergekit_perm.derive.trace import trace
+from mergekit_perm.errors import DerivationError
+from mergekit_perm.groups import Group, Groups
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.permutation import Indices
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """A derived permutation spec and how it came about.
+
+    Attributes:
+        spec: bound to the network's tensors, with the reason for every axis that stays fixed.
+        unruled: operations without a rule, which froze what they touch, with how often they occur.
+        ruled: how often each rule was used.
+        seconds: wall time of "build", "trace" and "solve" (all after tracing).
+    """
+
+    spec: PermutationSpec
+    unruled: Mapping[str, int]
+    ruled: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+
+def derive(
+    architecture: str | nn.Module,
+    options: Mapping[str, Any] = {},
+    *,
+    inputs: torch.Tensor | Sequence[Any] | None = None,
+    strict: bool = False,
+) -> PermutationSpec:
+    """Return the permutation spec of a network, derived from the operations it performs.
+
+    The largest group that the rules can prove: what they cannot prove stays fixed, with the reason
+    under `fixed`. Prove the outcome with `verify`. Permutation symmetries of networks are those of
+    Git Re-Basin (arXiv 2209.04836).
+
+    Args:
+        architecture: what `networks.build` builds, or a module, which is left as it is.
+        options: of the architecture.
+        inputs: one batch, or a sequence of arguments of the forward pass; by default made from
+            the shape that the network says it takes.
+        strict: refuse a network with an operation that has no rule.
+
+    Raises:
+        DerivationError: the network cannot be traced; or `strict`, naming the operations.
+        NetworkError: the architecture cannot be built.
+    """
+    return derivation(architecture, options, inputs=inputs, strict=strict).spec
+
+
+def derivation(
+    architecture: str | nn.Module,
+    options: Mapping[str, Any] = {},
+    *,
+    inputs: torch.Tensor | Sequence[Any] | None = None,
+    strict: bool = False,
+) -> Derivation:
+    """Return what `derive` returns, and how it came about; arguments and errors as there."""
+    began = time.perf_counter()
+    name = architecture if isinstance(architecture, str) else None
+    if isinstance(architecture, str):
+        module = networks.skeleton(architecture, options)
+    else:
+        module = architecture
+    given = _arguments(module, options, inputs)
+    built = time.perf_counter()
+    graph = trace(module, given)
+    traced = time.perf_counter()
+    found = interpret(graph, module)
+    if strict and found.unruled:
+        raise DerivationError(
+            f"no rule for {', '.join(f'{op} ({n}x)' for op, n in found.unruled.items())}; "
+            "without `strict` what they touch stays fixed"
+        )
+    spec = _spec(found, module, name, options)
+    seconds = {
+        "build": built - began,
+        "trace": traced - built,
+        "solve": time.perf_counter() - traced,
+    }
+    return Derivation(spec, dict(found.unruled), dict(found.ruled), seconds)
+
+
+def _arguments(
+    module: nn.Module, options: Mapping[str, Any], inputs: torch.Tensor | Sequence[Any] | None
+) -> Sequence[Any]:
+    if isinstance(inputs, torch.Tensor):
+        return [inputs]
+    if inputs is not None:
+        return inputs
+    return [torch.zeros(1, *networks.input_shape(module, options))]
+
+
+# ------------------------------------------------------------------------------------- solving
+
+
+def _spec(
+    found: Interpretation, module: nn.Module, name: str | None, options: Mapping[str, Any]
+) -> PermutationSpec:
+    """Return the spec of the largest group that the facts leave and the axis language can say."""
+    while True:
+        cells = find_cells(found.facts)
+        structure = find_structure(cells)
+        obstacles = _tangled(cells, structure)
+        if not obstacles:
+            try:
+                return _read(found, cells, structure, module, name, options)
+            except NotExpressibleError as error:
+                obstacles = [(error.elements, "moves in a way that the axis language cannot say")]
+        for elements, reason in obstacles:
+            found.facts.freeze(elements, reason)
+
+
+def _tangled(cells: Cells, structure: Structure) -> list[tuple[Indices, str]]:
+    reason = "mixed in an order that no permutation keeps"
+    return [(np.flatnonzero(cells.cell == cell), reason) for cell in sorted(structure.tangled)]
+
+
+def _read(
+    found: Interpretation,
+    cells: Cells,
+    structure: Structure,
+    module: nn.Module,
+    name: str | None,
+    options: Mapping[str, Any],
+) -> PermutationSpec:
+    names = group_names(found.facts, cells, structure)
+    reader = Reader(cells, structure, names)
+    reasons = Reasons(found.facts, cells)
+    rows: dict[str, tuple[Axis, ...]] = {}
+    fixed: dict[str, str] = {}
+    for tensor, elements in _elements(found).items():
+        row = tuple(
+            Fixed(length) if along is None else _axis(reader, along)
+            for length, along in zip(found.tensors[tensor], elements, strict=True)
+        )
+        if not all(isinstance(axis, Fixed) for axis in row):
+            rows[tensor] = row
+        text = reasons.text(elements)
+        if text:
+            fixed[tensor] = text
+    state = module.state_dict()
+    rows, fixed = _for_all_names(module, rows), _for_all_names(module, fixed)
+    rows = {tensor: rows[tensor] for tensor in state if tensor in rows}
+    return PermutationSpec(
+        groups=_groups(structure, names, rows),
+        axes=rows,
+        architecture=name,
+        options=dict(options),
+        fixed={tensor: fixed[tensor] for tensor in state if tensor in fixed},
+    ).bind({tensor: tuple(value.shape) for tensor, value in state.items()})
+
+
+def _axis(reader: Reader, elements: Indices) -> Axis:
+    return reader.axis(elements) if elements.ndim == 1 else reader.inner_axis(elements)
+
+
+def _elements(found: Interpretation) -> dict[str, list[Indices | None]]:
+    """Return for every tensor, and axis longer than 1, its elements: (size,) or (blocks, size)."""
+    result: dict[str, list[Indices | None]] = {
+        name: [None] * len(shape) for name, shape in found.tensors.items()
+    }
+    for origin in found.facts.origins:
+        if origin.name:
+            along = np.arange(origin.start, origin.start + origin.count)
+            blocks = along.reshape(origin.blocks, -1)
+            result[origin.name][origin.axis] = blocks if origin.blocks > 1 else along
+    return result
+
+
+def _for_all_names(module: nn.Module, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `entries` with one for every name of a tied parameter."""
+    tensors = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    known = {id(tensors[name]): entry for name, entry in entries.items()}
+    return {name: known[id(t)] for name, t in tensors.items() if id(t) in known}
+
+
+def _groups(
+    structure: Structure, names: Mapping[int, str], rows: Mapping[str, tuple[Axis, ...]]
+) -> Groups:
+    """Return the groups that the axes name and those these are nested in, outer ones first."""
+    used = {group for row in rows.values() for axis in row for group in axes.names(axis)}
+    groups: dict[str, Group] = {}
+
+    def add(cell: int) -> None:
+        form = structure.forms[cell]
+        assert isinstance(form, GroupCell)
+        if form.within is not None:
+            add(form.within)
+        outer = None if form.within is None else names[form.within]
+        groups.setdefault(names[cell], Group(names[cell], form.size, outer))
+
+    for cell, name in names.items():
+        if name in used:
+            add(cell)
+    return Groups(groups)

@@ -1,0 +1,270 @@
+"""Running a traced network on labels: constants are computed, parameters get elements, rules speak.
+
+The outcome is `Facts` about the elements of every axis of every parameter and of every BatchNorm
+statistic; all other buffers are constants of the architecture.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from mergekit_perm.derive import primitives
+from mergekit_perm.derive.facts import Facts
+from mergekit_perm.derive.labels import Labels, Shape, unlabelled
+from mergekit_perm.derive.nodes import (
+    arguments,
+    described,
+    is_in_place,
+    is_random,
+    operation,
+    shapes,
+)
+from mergekit_perm.derive.parameters import (
+    constant_labels,
+    first_names,
+    grouped_weights,
+    named_tensors,
+    parameter_labels,
+    statistics,
+)
+from mergekit_perm.derive.rules import RULES, Call, NoRule
+from mergekit_perm.derive.trace import Graph
+
+# Constants with more entries than this are not computed: they count as unknown fixed values.
+_MOST_ENTRIES = 2_000_000
+
+
+@dataclass(slots=True)
+class Interpretation:
+    """What running a network on labels found.
+
+    Attributes:
+        facts: about all elements.
+        tensors: by name of each parameter and permutable buffer that the network uses, its shape.
+        unruled: operations that no rule covered, with how often they occurred.
+        ruled: how often each rule was used.
+    """
+
+    facts: Facts = field(default_factory=Facts)
+    tensors: dict[str, Shape] = field(default_factory=dict)
+    unruled: Counter[str] = field(default_factory=Counter)
+    ruled: Counter[str] = field(default_factory=Counter)
+
+
+def interpret(graph: Graph, module: nn.Module) -> Interpretation:
+    """Return what the operations of `graph`, traced from `module`, state about its parameters."""
+    interpreter = _Interpreter(graph, module)
+    interpreter.run(graph.nodes)
+    return interpreter.found
+
+
+class _Interpreter:
+    def __init__(self, graph: Graph, module: nn.Module) -> None:
+        self.graph = graph
+        self.found = Interpretation()
+        self.facts = self.found.facts
+        self.labels: dict[Node, Any] = {}
+        self.values: dict[Node, Any] = {}
+        self.tensors = named_tensors(module)
+        self.canonical = first_names(self.tensors)
+        self.statistics = statistics(module)
+        self.known: dict[str, Labels] = {}
+        self.groups = grouped_weights(graph)
+
+    def run(self, nodes: Sequence[Node]) -> Any:
+        """Interpret `nodes`; return the labels of what they output."""
+        for node in nodes:
+            if node.op == "placeholder":
+                if node not in self.labels:
+                    self.labels[node] = self._input(node)
+            elif node.op == "get_attr":
+                self.labels[node] = getattr(node.graph.owning_module, str(node.target))
+            elif node.op == "call_function":
+                with self.facts.at(described(node)):
+                    self._call(node)
+            elif node.op == "output":
+                outputs = map_arg(node.args[0], lambda n: self.labels[n])
+                if node.graph is self.graph.nodes[0].graph:
+                    self._freeze_outputs(node)
+                return outputs
+        return None
+
+    # ---------------------------------------------------------------------------------- inputs
+
+    def _input(self, node: Node) -> Any:
+        kind, name = self.graph.sources[node.name]
+        shape = shapes(node)
+        if kind == "parameter" or name in self.statistics:
+            return self._parameter(name)
+        if node.name in self.graph.values:
+            return self._constant(node, self.graph.values[node.name])
+        if isinstance(shape, tuple):
+            return unlabelled(shape, places="inputs of the network")
+        return None
+
+    def _parameter(self, name: str) -> Labels:
+        name = self.canonical[name]
+        if name not in self.known:
+            shape = tuple(self.tensors[name].shape)
+            self.found.tensors[name] = shape
+            self.known[name] = parameter_labels(self.facts, name, shape, self.groups.get(name, 1))
+        return self.known[name]
+
+    def _constant(self, node: Node, value: Any) -> Any:
+        """Record the value of `node`, which no parameter or input changes; return its labels."""
+        self.values[node] = value
+        if isinstance(value, torch.Tensor):
+            return constant_labels(value)
+        if isinstance(value, list | tuple):
+            return [constant_labels(v) if isinstance(v, torch.Tensor) else v for v in value]
+        return value
+
+    def _freeze_outputs(self, node: Node) -> None:
+        for output in node.all_input_nodes:
+            labels = self.labels[output]
+            for each in labels if isinstance(labels, list) else [labels]:
+                if isinstance(each, Labels):
+                    primitives.frozen(self.facts, each, "output of the network")
+
+    # ------------------------------------------------------------------------------ operations
+
+    def _call(self, node: Node) -> None:
+        if node.target is operator.getitem:
+            self._item(node)
+        elif _subgraph(node, self.labels) is not None:
+            self.labels[node] = self._inline(node)
+        elif not self._fold(node):
+            self.labels[node] = self._rule(node)
+            self._write_back(node)
+
+    def _item(self, node: Node) -> None:
+        source, at = node.args
+        assert isinstance(source, Node)
+        labels = self.labels[source]
+        self.labels[node] = None if labels is None else labels[at]
+        if source in self.values:
+            self.values[node] = self.values[source][at]
+
+    def _inline(self, node: Node) -> Any:
+        """Interpret the graph that a wrapper (autocast, no_grad) calls."""
+        body = _subgraph(node, self.labels)
+        assert body is not None
+        given = [
+            argument
+            for argument in node.args
+            if isinstance(argument, Node) and not isinstance(self.labels[argument], GraphModule)
+        ]
+        inputs = [inner for inner in body.graph.nodes if inner.op == "placeholder"]
+        for inner, outer in zip(inputs, given, strict=True):
+            self.labels[inner] = self.labels[outer]
+            if outer in self.values:
+                self.values[inner] = self.values[outer]
+        result = self.run(list(body.graph.nodes))
+        return list(result) if isinstance(result, list | tuple) else result
+
+    def _fold(self, node: Node) -> bool:
+        """Compute `node` if it depends on constants only; tell whether it did."""
+        if any(source not in self.values for source in node.all_input_nodes):
+            return False
+        found = shapes(node)
+        found = [found] if isinstance(found, tuple) else found
+        if not found or None in found or is_random(node):
+            return False
+        if any(math.prod(shape) > _MOST_ENTRIES for shape in found):
+            return False
+        args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        try:
+            value = node.target(*args, **kwargs)  # type: ignore[operator]
+        except (RuntimeError, NotImplementedError, TypeError):
+            return False
+        self.labels[node] = self._constant(node, value)
+        return True
+
+    def _rule(self, node: Node) -> Any:
+        name = operation(node)
+        if name in _CHECKS:
+            return None
+        call = Call(self.facts, name, self._arguments(node), shapes(node))
+        if isinstance(call.shapes, tuple) and 0 in call.shapes:
+            return unlabelled(call.shapes)
+        if not call.labels() and not _lists(call) and name not in RULES:
+            return _plain(call.shapes)
+        try:
+            if name not in RULES:
+                raise NoRule
+            result = RULES[name](call)
+        except NoRule:
+            self.found.unruled[name] += 1
+            return self._freeze(call)
+        self.found.ruled[name] += 1
+        return result
+
+    def _freeze(self, call: Call) -> Any:
+        """Freeze whatever touches an operation that no rule covers."""
+        for labels in [*call.labels(), *_lists(call)]:
+            primitives.frozen(self.facts, labels, "meets an operation without a rule")
+        return _plain(call.shapes)
+
+    def _arguments(self, node: Node) -> dict[str, Any]:
+        """Return the arguments of `node` by name, with labels for tensors.
+
+        A constant index is given by value.
+        """
+        by_value = operation(node) in _BY_VALUE
+
+        def given(n: Node) -> Any:
+            value = self.values.get(n)
+            if by_value and isinstance(value, torch.Tensor) and not value.is_floating_point():
+                return value
+            return self.labels[n]
+
+        named = arguments(node)
+        found: dict[str, Any] = dict(map_arg(named, given))
+        if isinstance(named.get("self"), Node):
+            found["self"] = self.labels[named["self"]]
+        return found
+
+    def _write_back(self, node: Node) -> None:
+        """An operation in place changes what its first argument stands for."""
+        first = node.args[0] if node.args else None
+        if isinstance(first, Node) and is_in_place(node) and isinstance(self.labels[node], Labels):
+            self.labels[first] = self.labels[node]
+            self.values.pop(first, None)
+
+
+# Operations whose index arguments are wanted by value.
+_BY_VALUE = frozenset({"index", "index_select"})
+
+# Operations that check something and give nothing.
+_CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_size"})
+
+
+def _plain(shapes: Any) -> Any:
+    if isinstance(shapes, list):
+        return [None if shape is None else unlabelled(shape) for shape in shapes]
+    return None if shapes is None else unlabelled(shapes)
+
+
+def _lists(call: Call) -> list[Labels]:
+    return [
+        labels
+        for value in call.arguments.values()
+        if isinstance(value, list | tuple)
+        for labels in value
+        if isinstance(labels, Labels)
+    ]
+
+
+def _subgraph(node: Node, labels: Mapping[Node, Any]) -> GraphModule | None:
+    bodies = [labels[n] for n in node.all_input_nodes if isinstance(labels[n], GraphModule)]
+    return bodies[0] if bodies else None

@@ -1,0 +1,65 @@
+"""Operations on one coordinate at a time: whatever stands at the same place moves alike."""
+
+from __future__ import annotations
+
+from mergekit_perm.derive.labels import Labels
+from mergekit_perm.derive.primitives import combine, constant, contract
+from mergekit_perm.derive.rules.table import Call, rule
+
+# fmt: off
+_UNARY = frozenset(
+    {
+        "abs", "acos", "alias", "alpha_dropout", "asin", "atan", "bernoulli", "bitwise_not",
+        "ceil", "celu", "clone", "contiguous", "cos", "cosh", "detach", "dropout", "elu", "erf",
+        "erfc", "erfinv", "exp", "exp2", "expm1", "feature_alpha_dropout", "feature_dropout",
+        "floor", "frac", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
+        "isfinite", "isinf", "isnan", "leaky_relu", "lift_fresh", "lift_fresh_copy", "log",
+        "log10", "log1p", "log2", "log_sigmoid", "logical_not", "logit", "mish", "nan_to_num",
+        "native_dropout", "neg", "positive", "reciprocal", "relu", "relu6", "round", "rrelu",
+        "rsqrt", "selu", "sgn", "sigmoid", "sign", "silu", "sin", "sinh", "softplus",
+        "softshrink", "softsign", "sqrt", "square", "tan", "tanh", "tanhshrink", "to", "trunc",
+        "type_as", "_to_copy",
+    }
+)
+
+_BROADCASTING = frozenset(
+    {
+        "add", "addcdiv", "addcmul", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor",
+        "clamp", "clamp_max", "clamp_min", "copy", "copysign", "div", "eq", "fmax", "fmin",
+        "fmod", "floor_divide", "ge", "gt", "hypot", "le", "lerp", "logaddexp", "logical_and",
+        "logical_or", "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mul", "ne",
+        "pow", "remainder", "rsub", "sub", "true_divide", "where", "xlogy",
+    }
+)
+
+# fmt: on
+
+
+@rule(*_UNARY)
+def unary(call: Call) -> Labels:
+    """A function of each coordinate: nothing is stated."""
+    first = call.labels()[0]
+    return first if first.shape == call.shape else combine(call.facts, call.shape, [first])
+
+
+@rule(*_BROADCASTING)
+def broadcasting(call: Call) -> Labels:
+    """A function of the coordinates at one place of several tensors."""
+    return combine(call.facts, call.shape, call.labels())
+
+
+@rule("prelu")
+def prelu(call: Call) -> Labels:
+    """A slope for each channel, or one for all."""
+    value, slopes = call["self"], call["weight"]
+    letters = "abcdefgh"[: len(value.axes)]
+    return contract(call.facts, [(value, letters), (slopes, letters[1])], letters)
+
+
+@rule(
+    "zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "empty_like",
+    "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor",
+)  # fmt: skip
+def filled(call: Call) -> Labels:
+    """A tensor with one value everywhere."""
+    return constant(call.shape)
