@@ -20,6 +20,7 @@ _HOMES = {
     "Report": "report",
     "align": "align",
     "barrier": "evaluate",
+    "derive": "derive",
     "merge": "merge",
     "run": "pipeline",
     "verify": "derive",

@@ -13,6 +13,7 @@ permutation of a nested group moves whole blocks as its outer group does, and re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +60,7 @@ def source(axis: Axis, groups: Groups, member: Member, *, block: int | None = No
         PermutationSpecError: when the permutations lead out of the axis, which shows only a part
             of a group.
     """
-    labels = _labels(axis, groups, member, block, [groups.total])
+    labels = _labels(axis, groups, member, block, _Fresh(groups.total))
     before: Indices
     before, after = (np.lexsort((labels[2], labels[row])) for row in (0, 1))
     if not np.array_equal(labels[0][before], labels[1][after]):
@@ -73,14 +74,12 @@ def source(axis: Axis, groups: Groups, member: Member, *, block: int | None = No
 
 
 def _labels(
-    axis: Axis, groups: Groups, member: Member, block: int | None, fresh: list[int]
+    axis: Axis, groups: Groups, member: Member, block: int | None, fresh: _Fresh
 ) -> Indices:
     """Return shape (3, size): labels before and after relabelling, order before taking parts."""
     match axis:
         case Fixed():
-            start = fresh[0]
-            fresh[0] += size(axis, groups)
-            own = np.arange(start, fresh[0])
+            own = fresh.labels(size(axis, groups))
             return _ordered(own, own)
         case Whole(group):
             offset = groups.offsets[group]
@@ -106,25 +105,43 @@ def _labels(
             all_labels = _labels(base, groups, member, block, fresh)
             return all_labels[:, chosen(axis, all_labels.shape[1])]
         case Product(factors):  # pragma: no branch - the last form
-            labels = _labels(factors[0], groups, member, block, fresh)
-            for factor in factors[1:]:
-                labels = _paired(labels, _labels(factor, groups, member, block, fresh), fresh)
-            return labels
+            if axis not in fresh.products:
+                labels = _labels(factors[0], groups, member, block, fresh)
+                for factor in factors[1:]:
+                    labels = _paired(labels, _labels(factor, groups, member, block, fresh), fresh)
+                fresh.products[axis] = labels
+            return fresh.products[axis].copy()
+
+
+@dataclass(slots=True)
+class _Fresh:
+    """Labels that no group has: where the next ones begin, and those of the products so far.
+
+    A product has the same labels wherever it stands on an axis, so that several parts of it are
+    parts of one thing: `(a * 4)[0:2] + (a * 4)[2:]` is `a * 4` when `a` has one element.
+    """
+
+    next: int
+    products: dict[Product, Indices] = field(default_factory=dict)
+
+    def labels(self, count: int) -> Indices:
+        self.next += count
+        return np.arange(self.next - count, self.next)
 
 
 def _ordered(before: Indices, after: Indices) -> Indices:
     return np.stack([before, after, np.arange(len(before))])
 
 
-def _paired(a: Indices, b: Indices, fresh: list[int]) -> Indices:
+def _paired(a: Indices, b: Indices, fresh: _Fresh) -> Indices:
     """Return one label for every pair (outer label, inner label), the same in both label rows."""
     _, a_code = np.unique(a[:2], return_inverse=True)
     _, b_code = np.unique(b[:2], return_inverse=True)
     a = np.stack([*a_code.reshape(2, -1), a[2]])[:, :, None]
     b = np.stack([*b_code.reshape(2, -1), b[2]])[:, None, :]
     pairs: Indices = (a * (b.max(axis=(1, 2), initial=0, keepdims=True) + 1) + b).reshape(3, -1)
-    pairs[:2] += fresh[0]
-    fresh[0] = int(pairs[:2].max(initial=fresh[0])) + 1
+    pairs[:2] += fresh.next
+    fresh.next = int(pairs[:2].max(initial=fresh.next)) + 1
     return pairs
 
 

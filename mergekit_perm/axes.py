@@ -195,7 +195,7 @@ class _Parser:
         self._deeper()
         kind, word, position = self._next("a number of blocks")
         if kind != "int" or int(word) < 1:
-            raise self._error("expected a number of blocks, 1 or more", position)
+            raise self._error("expected a number of blocks", position)
         terms = []
         while self._take(","):
             terms.append(self._sum())

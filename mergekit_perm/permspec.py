@@ -43,6 +43,7 @@ class PermutationSpec:
         architecture: the architecture the spec was written for, if it says so.
         options: the options of that architecture that the spec holds for.
         fixed: reasons why axes are fixed, by tensor name; for people.
+        proof: what the last proof of the spec measured, and the hash of what was proven.
         shapes: the shape of every tensor of the network once bound, else None.
     """
 
@@ -51,6 +52,7 @@ class PermutationSpec:
     architecture: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    proof: Mapping[str, Any] = field(default_factory=dict)
     shapes: Mapping[str, Shape] | None = None
 
     # ------------------------------------------------------------------------- reading, writing

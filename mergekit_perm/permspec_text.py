@@ -11,14 +11,16 @@
       pos_embed: [1, 197, stream]
       blocks.{i:0..11}.attn.proj.weight: [stream, "blocks.{i}.vo"]
     fixed:
-      head.weight: "axis 0: class outputs"
+      head.weight: "axis 0: output of the network"
+    proof: {date: 2026-11-24, coverage: 0.9998, difference: 1.3e-15, sha256: ...}
 
-Expressions with `{` or `[` are quoted, as YAML demands inside a list.
+Expressions with `{` or `[` are quoted, as YAML demands inside a list. `proof` is what
+`perm-merge permspec verify --record` writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from mergekit_perm.yaml_document import Document, Problem
 
 FORMAT = "perm-merge/permspec@1"
 _LONGEST_KEY = 1000
-_KEYS = ("format", "architecture", "options", "groups", "axes", "fixed")
+_KEYS = ("format", "architecture", "options", "groups", "axes", "fixed", "proof")
 
 
 def load(path: Path) -> PermutationSpec:
@@ -73,7 +75,20 @@ def dumps(spec: PermutationSpec) -> str:
     if spec.fixed:
         lines.append("fixed:")
         lines += [_line(key, reason) for key, reason in _reasons(spec)]
+    if spec.proof:
+        lines.append(f"proof: {_flow(dict(spec.proof))}")
     return "\n".join(lines) + "\n"
+
+
+def with_proof(text: str, proof: Mapping[str, Any]) -> str:
+    """Return the YAML `text` of a spec with `proof` in place of the proof it has; all else stays."""
+    kept = []
+    inside = False
+    for line in text.splitlines():
+        inside = line.startswith("proof:") or (inside and line[:1] in (" ", ""))
+        if not inside:
+            kept.append(line)
+    return "\n".join([*kept, f"proof: {_flow(dict(proof))}"]) + "\n"
 
 
 def _group_entries(spec: PermutationSpec) -> Iterator[tuple[str, str]]:
@@ -145,7 +160,7 @@ class _Reader:
         groups = self.checked_groups()
         self.read_axes()
         self.check_axes(groups)
-        options, fixed = self.section("options"), self.section("fixed")
+        options, fixed, proof = map(self.section, ("options", "fixed", "proof"))
         self.finish()
         return PermutationSpec(
             groups=groups,
@@ -153,6 +168,7 @@ class _Reader:
             architecture=self.document.data.get("architecture"),
             options=options,
             fixed=fixed,
+            proof=proof,
         )
 
     def head(self) -> None:

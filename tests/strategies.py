@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +11,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from mergekit_perm import action, axes
-from mergekit_perm.axes import Axis, Concatenation, Fixed, Inner, Pick, Product, Slice, Whole
+from mergekit_perm.axes import (
+    Axis,
+    Concatenation,
+    Fixed,
+    Inner,
+    Interleaving,
+    Pick,
+    Product,
+    Slice,
+    Whole,
+)
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
@@ -32,6 +43,7 @@ def _larger(inner: st.SearchStrategy[Axis]) -> st.SearchStrategy[Axis]:
     return st.one_of(
         several.map(Product),
         several.map(Concatenation),
+        st.builds(Interleaving, st.integers(1, 9), several),
         st.builds(Slice, inner, _bounds, _bounds, _bounds),
         st.builds(Pick, inner, picked),
     )
@@ -89,7 +101,8 @@ def closed_axes(draw: st.DrawFn, groups: Groups, *, depth: int = 2) -> Axis:
     leaf: Axis = draw(
         st.sampled_from([Whole(name) for name in groups]) | st.integers(1, 3).map(Fixed)
     )
-    form = draw(st.sampled_from(["leaf", "product", "sum", "reorder", "flip", "term", "column"]))
+    forms = ["leaf", "product", "sum", "interleave", "reorder", "flip", "term", "column"]
+    form = draw(st.sampled_from(forms))
     if depth == 0 or form == "leaf":
         return leaf
     smaller = closed_axes(groups, depth=depth - 1)
@@ -103,6 +116,8 @@ def closed_axes(draw: st.DrawFn, groups: Groups, *, depth: int = 2) -> Axis:
             built = Product(tuple(draw(st.permutations([first, other]))))
         case "sum":
             built = Concatenation((first, other))
+        case "interleave":
+            built = Interleaving(math.gcd(length, extent), (first, other))
         case "reorder":
             built = Pick(first, tuple(draw(st.permutations(range(length)))))
         case "flip":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -9,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_perm import action, axes
-from mergekit_perm.axes import Axis, Concatenation, Fixed, Pick, Product, Whole, parse
+from mergekit_perm.axes import (
+    Axis,
+    Concatenation,
+    Fixed,
+    Interleaving,
+    Pick,
+    Product,
+    Whole,
+    parse,
+)
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.permutation import Permutation
 from tests.strategies import (
     LAW,
     closed_axes,
@@ -131,6 +142,43 @@ def test_each_form_moves_as_its_parts_do(data: st.DataObject) -> None:
         order = np.array(data.draw(st.permutations(range(len(of_base)))), dtype=int)
         shown = Pick(base, tuple(order.tolist()))
         assert source_of(shown, groups, member) == np.argsort(order)[of_base[order]].tolist()
+
+
+@LAW
+@given(st.data())
+def test_interleaved_terms_move_as_they_do_one_after_another(data: st.DataObject) -> None:
+    groups = data.draw(group_sets())
+    member = data.draw(members(groups))
+    a, b = (data.draw(closed_axes(groups, depth=1)) for _ in range(2))
+    sizes = [axes.size(axis, groups) for axis in (a, b)]
+    blocks = math.gcd(*sizes)
+    together = np.array(source_of(Concatenation((a, b)), groups, member), dtype=int)
+    order = axes.interleaved(blocks, sizes)
+    shown = source_of(Interleaving(blocks, (a, b)), groups, member)
+    assert shown == np.argsort(order)[together[order]].tolist()
+
+
+def test_query_key_and_value_of_each_head_move_with_their_head() -> None:
+    """Two heads: query and key of two and value of one dimension each, head by head."""
+    groups = Groups(
+        {
+            "heads": Group("heads", 2),
+            "qk": Group("qk", 2, within="heads"),
+            "vo": Group("vo", 1, within="heads"),
+        }
+    )
+    axis = parse("interleave(2, qk, qk, vo)")
+    swapped = {"heads": Permutation([1, 0])}
+    swapped |= {"qk": Permutation([2, 3, 1, 0]), "vo": Permutation([1, 0])}
+    assert source_of(axis, groups, swapped) == [5, 6, 7, 8, 9, 1, 0, 3, 2, 4]
+
+
+def test_parts_of_one_product_are_parts_of_one_thing() -> None:
+    groups = Groups({"a": Group("a", 2), "b": Group("b", 2)})
+    member = {"a": Permutation([1, 0]), "b": Permutation([0, 1])}
+    whole = source_of(parse("a * b * 2"), groups, member)
+    assert whole == [4, 5, 6, 7, 0, 1, 2, 3]
+    assert source_of(parse("(a * b * 2)[0:3] + (a * b * 2)[3:]"), groups, member) == whole
 
 
 @LAW

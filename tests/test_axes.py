@@ -14,6 +14,7 @@ from mergekit_perm.axes import (
     Concatenation,
     Fixed,
     Inner,
+    Interleaving,
     Pick,
     Product,
     Slice,
@@ -63,6 +64,12 @@ EXAMPLES: list[tuple[str | int, Axis, str]] = [
     ("(g + h)[[0]]", Pick(Concatenation((g, h)), (0,)), "(g + h)[[0]]"),
     ("64[:3] + g", Concatenation((Slice(Fixed(64), None, 3, None), g)), "64[:3] + g"),
     ("g * h[:1]", Product((g, Slice(h, None, 1, None))), "g * h[:1]"),
+    (
+        "interleave(2,g,h+5)",
+        Interleaving(2, (g, Concatenation((h, Fixed(5))))),
+        "interleave(2, g, h + 5)",
+    ),
+    ("interleave * 2", Product((Whole("interleave"), Fixed(2))), "interleave * 2"),
     ("inner(g)[[1, 0]] * 9", Product((Pick(Inner("g"), (1, 0)), Fixed(9))), "inner(g)[[1, 0]] * 9"),
 ]
 
@@ -94,6 +101,17 @@ def test_parse_and_format(text: str | int, axis: Axis, formatted: str) -> None:
         ("inner(", "axis 'inner(', column 7: expected a group name"),
         ("inner(64)", "axis 'inner(64)', column 7: expected a group name"),
         ("inner(g + h)", "axis 'inner(g + h)', column 9: expected ')'"),
+        (
+            "interleave(g)",
+            "axis 'interleave(g)', column 12: expected a number of blocks",
+        ),
+        (
+            "interleave(0, g)",
+            "axis 'interleave(0, g)', column 12: expected a number of blocks",
+        ),
+        ("interleave(2)", "axis 'interleave(2)', column 12: nothing to interleave"),
+        ("interleave(2, g", "axis 'interleave(2, g', column 16: expected ')'"),
+        ("interleave(", "axis 'interleave(', column 12: expected a number of blocks"),
         ("g[3]", "axis 'g[3]', column 4: expected ':'"),
         ("g[]", "axis 'g[]', column 3: expected ':'"),
         ("g[", "axis 'g[', column 3: expected ':'"),
@@ -305,6 +323,7 @@ def test_size(text: str, size: int) -> None:
         ("inner(g)", "inner(g): 'g' is not nested (it has no `within`)"),
         ("inner(qkk)", "no group 'qkk' (did you mean 'qk'?)"),
         ("(g + 1)[::0]", "(g + 1)[::0]: the step of a slice cannot be 0"),
+        ("interleave(2, g, 3)", "3 coordinates cannot be cut into 2 blocks"),
         ("g[[0, 4]]", "g[[0, 4]]: index 4 is outside 0..3"),
         ("g[[-5]]", "g[[-5]]: index -5 is outside 0..3"),
     ],

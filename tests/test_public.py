@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 NAMES = [
     "Family", "METHODS", "PermMergeError", "Permutation", "PermutationSpec", "Proof", "RECIPES",
-    "Report", "__version__", "align", "barrier", "merge", "run", "verify",
+    "Report", "__version__", "align", "barrier", "derive", "merge", "run", "verify",
 ]  # fmt: skip
 
 
@@ -31,7 +31,11 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_packages_that_share_a_name_with_their_function_can_be_called() -> None:
-    for module, function in ((pm.align, pm.align.align), (pm.merge, pm.merge.merge)):
+    for module, function in (
+        (pm.align, pm.align.align),
+        (pm.derive, pm.derive.derive),
+        (pm.merge, pm.merge.merge),
+    ):
         assert inspect.signature(module) == inspect.signature(function)
 
 

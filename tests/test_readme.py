@@ -11,6 +11,7 @@ import pytest
 
 import mergekit_perm as pm
 from mergekit_perm import cli, shipped, spec
+from mergekit_perm.derive.rules import reducing
 from mergekit_perm.errors import SpecError
 from mergekit_perm.permspec import PermutationSpec
 
@@ -73,6 +74,11 @@ def test_the_commands_are_many_enough() -> None:
 
 
 def test_python_names_exist() -> None:
-    (block,) = blocks("python")
-    names = set(re.findall(r"pm\.(\w+)", block))
+    names = set(re.findall(r"pm\.(\w+)", "".join(blocks("python"))))
     assert names and all(getattr(pm, name) for name in names)
+
+
+def test_the_rule_it_shows_is_the_one_there_is() -> None:
+    (shown,) = (block for block in blocks("python") if block.startswith("@rule"))
+    plain = re.sub(r" +#.*", "", shown)
+    assert plain in Path(reducing.__file__).read_text(encoding="utf-8")

@@ -30,6 +30,8 @@ class Cells:
         cell: of every element, the cell it belongs to.
         place: of every element, its place in that cell.
         sizes: of every cell. A cell of size 1 stays where it is.
+        kind: of every element, a number that it shares with the elements it may take the place of
+            (and with no other element of its node).
         within: for each cell, the larger blocks it lies in: (cell, the place there of every place).
         conflicts: cells whose places are mixed with one another in an order that only an
             unusual permutation would keep: they have to be frozen.
@@ -38,6 +40,7 @@ class Cells:
     cell: Indices
     place: Indices
     sizes: list[int]
+    kind: Colours
     within: dict[int, list[tuple[int, Indices]]] = field(default_factory=dict)
     conflicts: set[int] = field(default_factory=set)
 
@@ -48,7 +51,8 @@ def find_cells(facts: Facts) -> Cells:
     roles = _roles(facts, node)
     colour, edges = _stable(facts, node, roles)
     cell, place, sizes = _numbered(colour)
-    return _Merging(cell, place, sizes, edges).result(node)
+    kind = mixed(roles + mixed(cell[node]))
+    return _Merging(cell, place, sizes, edges).result(node, kind)
 
 
 def components(count: int, pairs: list[tuple[Indices, Indices]]) -> Indices:
@@ -57,17 +61,16 @@ def components(count: int, pairs: list[tuple[Indices, Indices]]) -> Indices:
     Numbers are 0, 1, ... in the order in which their first elements stand.
     """
     root = np.arange(count)
-    if pairs:
-        a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        while True:
-            low = np.minimum(root[a], root[b])
-            before = root.copy()
-            for side in (root[a], root[b], a, b):
-                np.minimum.at(root, side, low)
-            while not np.array_equal(root, root[root]):
-                root = root[root]
-            if np.array_equal(before, root):
-                break
+    a, b, _ = _concatenated(pairs)
+    while True:
+        low = np.minimum(root[a], root[b])
+        before = root.copy()
+        for side in (root[a], root[b], a, b):
+            np.minimum.at(root, side, low)
+        while not np.array_equal(root, root[root]):
+            root = root[root]
+        if np.array_equal(before, root):
+            break
     numbers: Indices = np.unique(root, return_inverse=True)[1].reshape(-1)
     return numbers
 
@@ -92,14 +95,41 @@ def _roles(facts: Facts, node: Indices) -> Colours:
         roles[part] = mixed(roles[part] + np.uint64(2 * number + 1))
     for elements, _ in facts.frozen:
         roles[elements] = mixed(elements) + np.uint64(1)
-    # Elements of one node with one role are told apart by their order.
+    return _told_apart(facts, node, roles)
+
+
+def _told_apart(facts: Facts, node: Indices, roles: Colours) -> Colours:
+    """Return roles that differ within every node, refined by how matches connect its elements.
+
+    Where that leaves a choice, as for x and its reverse, one of them is chosen in every node: what
+    would swap them is lost.
+    """
+    a, b, number = _concatenated(facts.matches)
+    first = _tied(node, roles)
+    if len(first):
+        inside = np.isin(node[a], node[first])
+        a, b, number = a[inside], b[inside], number[inside]
+    while len(first):
+        ties = len(np.unique(mixed(roles) + mixed(node)))
+        there = mixed(roles[b] * np.uint64(3) + mixed(2 * number))
+        back = mixed(roles[a] * np.uint64(3) + mixed(2 * number + 1))
+        refined = mixed(roles)
+        np.add.at(refined, a, there)
+        np.add.at(refined, b, back)
+        if len(np.unique(mixed(refined) + mixed(node))) == ties:
+            refined[first] += np.uint64(1)
+        roles = refined
+        first = _tied(node, roles)
+    return roles
+
+
+def _tied(node: Indices, roles: Colours) -> Indices:
+    """Return from every node with equal roles the first element of one such role."""
     order = np.lexsort((np.arange(len(node)), roles, node))
     again = (node[order][1:] == node[order][:-1]) & (roles[order][1:] == roles[order][:-1])
-    if again.any():
-        starts = np.concatenate([[True], ~again])
-        rank = np.arange(len(order)) - np.flatnonzero(starts)[np.cumsum(starts) - 1]
-        roles[order] = mixed(roles[order] + mixed(rank) * np.uint64(2))
-    return roles
+    leaders = order[:-1][again & ~np.concatenate([[False], again[:-1]])]
+    first: Indices = leaders[np.unique(node[leaders], return_index=True)[1]]
+    return first
 
 
 def _stable(
@@ -109,7 +139,11 @@ def _stable(
     count = int(node.max(initial=-1)) + 1
     colour = np.zeros(count, dtype=np.uint64)
     np.add.at(colour, node, mixed(roles))
-    child, parent, kind = _edges(facts, node, roles)
+    # Which elements of a node a match connects: nodes that differ in that may not swap.
+    a, _, kind = _pairs(facts.matches, roles)
+    np.add.at(colour, node[a], kind)
+    a, b, kind = _pairs(facts.projections, roles)
+    child, parent = node[a], node[b]
     down, up = _Gather(child, count), _Gather(parent, count)
     found = 0
     while True:
@@ -124,15 +158,22 @@ def _stable(
         )
 
 
-def _edges(facts: Facts, node: Indices, roles: Colours) -> tuple[Indices, Indices, Colours]:
-    if not facts.projections:
-        empty = np.empty(0, dtype=np.int64)
-        return empty, empty, np.empty(0, dtype=np.uint64)
-    children, parents = zip(*facts.projections, strict=True)
-    a, b = np.concatenate(children), np.concatenate(parents)
-    relation = np.repeat(np.arange(len(children)), [len(c) for c in children])
-    kind = mixed(roles[a] * np.uint64(3) + roles[b] * np.uint64(7) + mixed(relation))
-    return node[a], node[b], kind
+def _pairs(
+    relations: list[tuple[Indices, Indices]], roles: Colours
+) -> tuple[Indices, Indices, Colours]:
+    """Return the pairs of elements in all `relations`, and the kind of each pair."""
+    a, b, number = _concatenated(relations)
+    return a, b, mixed(roles[a] * np.uint64(3) + roles[b] * np.uint64(7) + mixed(number))
+
+
+def _concatenated(relations: list[tuple[Indices, Indices]]) -> tuple[Indices, Indices, Indices]:
+    """Return the pairs of elements in all `relations`, and the number of each one's relation."""
+    nothing = np.empty(0, dtype=np.int64)
+    a, b = (
+        np.concatenate([nothing, *(relation[side] for relation in relations)]) for side in (0, 1)
+    )
+    number = np.repeat(np.arange(len(relations)), [len(first) for first, _ in relations])
+    return a, b, number
 
 
 class _Gather:
@@ -185,7 +226,7 @@ class _Merging:
         self.conflicts: set[int] = set()
         self.pending = list(self._functions(*edges))
 
-    def result(self, node: Indices) -> Cells:
+    def result(self, node: Indices, kind: Colours) -> Cells:
         changed: set[int] = set()
         while self.pending:
             changed |= self._add(*self.pending.pop())
@@ -201,7 +242,7 @@ class _Merging:
             for number, found in self.within.items()
             if number not in self.into
         }
-        return Cells(cell[node], place[node], self.sizes, within, self.conflicts)
+        return Cells(cell[node], place[node], self.sizes, kind, within, self.conflicts)
 
     def _functions(
         self, child: Indices, parent: Indices, kind: Colours
@@ -220,19 +261,13 @@ class _Merging:
         seen: set[tuple[int, int, bytes]] = set()
         for start, stop in itertools.pairwise(bounds if len(a) else []):
             source, target = int(a[start]), int(b[start])
-            for f in self._single_valued(places[start:stop], images[start:stop], source):
-                key = (source, target, f.tobytes())
-                if key not in seen:
-                    seen.add(key)
-                    yield source, target, f
-
-    def _single_valued(self, places: Indices, images: Indices, source: int) -> Iterator[Indices]:
-        """Yield functions out of a relation that gives every place equally many images."""
-        size = self.sizes[source]
-        table = images.reshape(size, -1)
-        if not np.array_equal(places.reshape(size, -1)[:, 0], np.arange(size)):
-            raise AssertionError("colours are stable, so every place has as many images")
-        yield from (np.ascontiguousarray(column) for column in table.T)
+            # Colours are stable and no element occurs twice, so every place has one image.
+            f = np.ascontiguousarray(images[start:stop])
+            assert np.array_equal(places[start:stop], np.arange(self.sizes[source]))
+            key = (source, target, f.tobytes())
+            if key not in seen:
+                seen.add(key)
+                yield source, target, f
 
     def resolved(self, cell: int) -> tuple[int, Indices]:
         """Return the cell that `cell` has become, and the place there of every place."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,13 @@ from torch import nn
 from mergekit_perm import axes, networks
 from mergekit_perm.axes import Axis, Fixed
 from mergekit_perm.derive.cells import Cells, find_cells
+from mergekit_perm.derive.facts import Facts
 from mergekit_perm.derive.interpret import Interpretation, interpret
 from mergekit_perm.derive.naming import group_names
 from mergekit_perm.derive.readout import NotExpressibleError, Reader
 from mergekit_perm.derive.reasons import Reasons
 from mergekit_perm.derive.structure import GroupCell, Structure, find_structure
-from mergekit_perm.derive.trace import trace
+from mergekit_perm.derive.trace import Graph, trace
 from mergekit_perm.errors import DerivationError
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
@@ -92,9 +94,9 @@ def derivation(
         module = architecture
     given = _arguments(module, options, inputs)
     built = time.perf_counter()
-    graph = trace(module, given)
+    graphs = _traced(module, given)
     traced = time.perf_counter()
-    found = interpret(graph, module)
+    found = interpret(graphs, module)
     if strict and found.unruled:
         raise DerivationError(
             f"no rule for {', '.join(f'{op} ({n}x)' for op, n in found.unruled.items())}; "
@@ -116,7 +118,16 @@ def _arguments(
         return [inputs]
     if inputs is not None:
         return inputs
-    return [torch.zeros(1, *networks.input_shape(module, options))]
+    return [torch.zeros(2, *networks.input_shape(module, options))]
+
+
+def _traced(module: nn.Module, inputs: Sequence[Any]) -> list[Graph]:
+    """Return the graph of evaluation, and that of training where it may read more parameters."""
+    graphs = [trace(module, inputs)]
+    if graphs[0].unread:
+        with suppress(DerivationError):  # they stay as they are
+            graphs.append(trace(module, inputs, training=True))
+    return graphs
 
 
 # ------------------------------------------------------------------------------------- solving
@@ -129,19 +140,52 @@ def _spec(
     while True:
         cells = find_cells(found.facts)
         structure = find_structure(cells)
-        obstacles = _tangled(cells, structure)
-        if not obstacles:
-            try:
-                return _read(found, cells, structure, module, name, options)
-            except NotExpressibleError as error:
-                obstacles = [(error.elements, "moves in a way that the axis language cannot say")]
-        for elements, reason in obstacles:
-            found.facts.freeze(elements, reason)
+        if _pin_tangled(found.facts, cells, structure) or _pin_idle(found.facts, cells, structure):
+            continue
+        try:
+            return _read(found, cells, structure, module, name, options)
+        except NotExpressibleError as error:
+            reason = "moves in a way that the axis language cannot say"
+            found.facts.freeze(error.elements, reason)
 
 
-def _tangled(cells: Cells, structure: Structure) -> list[tuple[Indices, str]]:
-    reason = "mixed in an order that no permutation keeps"
-    return [(np.flatnonzero(cells.cell == cell), reason) for cell in sorted(structure.tangled)]
+def _pin_tangled(facts: Facts, cells: Cells, structure: Structure) -> bool:
+    """Freeze what cannot be a group; tell whether there was any."""
+    for cell in sorted(structure.tangled):
+        elements = np.flatnonzero(cells.cell == cell)
+        facts.freeze(elements, "mixed in an order that no permutation keeps")
+    return bool(structure.tangled)
+
+
+def _pin_idle(facts: Facts, cells: Cells, structure: Structure) -> bool:
+    """Keep the order within groups that stand on one axis alone; tell whether there was any.
+
+    The network computes the same wherever such a group moves that axis, so there is nothing that
+    it would align, and no proof that it moves anything.
+    """
+    idle = [cell for cell, places in _places(facts, cells, structure).items() if places == 1]
+    for cell in idle:
+        form = structure.forms[cell]
+        assert isinstance(form, GroupCell)
+        elements = np.flatnonzero(cells.cell == cell)
+        positions = facts.positions(form.size, "nothing else moves with it")
+        facts.project(elements, positions[form.index[cells.place[elements]] % form.size])
+    return bool(idle)
+
+
+def _places(facts: Facts, cells: Cells, structure: Structure) -> dict[int, int]:
+    """Return for every group on how many axes it stands, or groups and products within it do."""
+    counts = np.zeros(len(cells.sizes), dtype=np.int64)
+    for origin in facts.origins:
+        if origin.name:
+            elements = slice(origin.start, origin.start + origin.count)
+            counts += np.bincount(cells.cell[elements], minlength=len(counts))
+    places = {cell: 0 for cell, form in structure.forms.items() if isinstance(form, GroupCell)}
+    for cell in structure.forms:
+        for outer in structure.enclosing(cell):
+            if outer in places:
+                places[outer] += int(counts[cell]) // cells.sizes[cell]
+    return places
 
 
 def _read(

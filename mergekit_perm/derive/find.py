@@ -1,15 +1,26 @@
-"""Finding the permutation spec of an architecture: a file, a built-in's own, or a shipped one."""
+"""Finding the permutation spec of an architecture: a file, a built-in's own, shipped, derived."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mergekit_perm import networks, shipped
+from mergekit_perm.cache import cache_folder
+from mergekit_perm.derive.engine import derive
 from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.files import write_text
 from mergekit_perm.permspec import PermutationSpec
+
+# Raise when derivation gives something else, so that older specs in the cache no longer count.
+_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +46,52 @@ def from_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> Found:
 
 
 def find(
-    architecture: str, options: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
+    architecture: str,
+    options: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    code: str = "",
 ) -> Found:
-    """Return the spec for `architecture` that needs no file: the built-in's own, or a shipped one.
+    """Return the spec for `architecture` that needs no file.
+
+    A built-in's own; the shipped one, where it was written for these very options; or else one
+    derived from the network, which is kept in the cache.
+
+    Args:
+        architecture: what `networks.build` builds, with `options`.
+        options: of the architecture.
+        shapes: of every tensor of the network.
+        code: a hash of the architecture's code, where its name does not stand for it.
 
     Raises:
-        PermutationSpecError: there is none, or the shipped one does not hold for these options.
+        DerivationError: none is known, and none can be derived.
     """
     own = networks.permutation_spec_text(architecture, options)
     if own is not None:
-        spec = PermutationSpec.loads(own, file=f"<{architecture}>")
-        return Found(spec.bind(shapes), f"{architecture}'s own", own)
+        return _bound(own, f"{architecture}'s own", shapes)
     name = architecture.partition(".")[0]
     path = shipped.architecture_specs().get(name)
-    if path is None:
-        known = ", ".join(sorted({*networks.BUILTINS, *shipped.architecture_specs()}))
-        raise PermutationSpecError(
-            f"no permutation spec is known for '{architecture}' (known: {known}); write one after "
-            "the examples that `perm-merge permspec show resnet18` prints, prove it with "
-            "`perm-merge permspec verify FILE`, and name it under align.permutations"
-        )
-    text = path.read_text(encoding="utf-8")
-    try:
-        spec = PermutationSpec.loads(text, file=path.name).bind(shapes)
-    except PermutationSpecError as error:
-        raise PermutationSpecError(
-            f"the shipped permutation spec of {name} does not hold for options {dict(options)}: "
-            f"{error}"
-        ) from error
-    return Found(spec, f"shipped {name}", text)
+    plain = networks.without_weight_options(options)
+    if path is not None and not networks.is_function(architecture):
+        text = path.read_text(encoding="utf-8")
+        if PermutationSpec.loads(text, file=path.name).options == plain:
+            return _bound(text, f"shipped {name}", shapes)
+    return _bound(_derived(architecture, plain, code), f"derived from {architecture}", shapes)
+
+
+def _bound(text: str, source: str, shapes: Mapping[str, Sequence[int]]) -> Found:
+    spec = PermutationSpec.loads(text, file=f"<{source}>")
+    return Found(spec.bind(shapes), source, text)
+
+
+def _derived(architecture: str, options: Mapping[str, Any], code: str) -> str:
+    """Return the text of the derived spec, from the cache if it was derived before."""
+    content = [_VERSION, architecture, options, code, networks.VERSION, torch.__version__]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    path = cache_folder("permspecs") / f"{key}.yaml"
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8")
+    text = derive(architecture, options).dumps()
+    with suppress(OSError):  # a cache that cannot be written costs time, not the spec
+        write_text(path, text)
+    return text

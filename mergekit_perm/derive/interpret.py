@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 from torch.fx.node import map_arg
 
 from mergekit_perm.derive import primitives
@@ -27,6 +27,7 @@ from mergekit_perm.derive.nodes import (
     is_in_place,
     is_random,
     operation,
+    results_used,
     shapes,
 )
 from mergekit_perm.derive.parameters import (
@@ -61,16 +62,18 @@ class Interpretation:
     ruled: Counter[str] = field(default_factory=Counter)
 
 
-def interpret(graph: Graph, module: nn.Module) -> Interpretation:
-    """Return what the operations of `graph`, traced from `module`, state about its parameters."""
-    interpreter = _Interpreter(graph, module)
-    interpreter.run(graph.nodes)
+def interpret(graphs: Sequence[Graph], module: nn.Module) -> Interpretation:
+    """Return what the operations of all `graphs`, traced from `module`, say of its parameters."""
+    interpreter = _Interpreter(graphs, module)
+    for graph in graphs:
+        interpreter.graph = graph
+        interpreter.run(graph.nodes)
     return interpreter.found
 
 
 class _Interpreter:
-    def __init__(self, graph: Graph, module: nn.Module) -> None:
-        self.graph = graph
+    def __init__(self, graphs: Sequence[Graph], module: nn.Module) -> None:
+        self.graph = graphs[0]
         self.found = Interpretation()
         self.facts = self.found.facts
         self.labels: dict[Node, Any] = {}
@@ -79,7 +82,7 @@ class _Interpreter:
         self.canonical = first_names(self.tensors)
         self.statistics = statistics(module)
         self.known: dict[str, Labels] = {}
-        self.groups = grouped_weights(graph)
+        self.groups = {name: n for graph in graphs for name, n in grouped_weights(graph).items()}
 
     def run(self, nodes: Sequence[Node]) -> Any:
         """Interpret `nodes`; return the labels of what they output."""
@@ -130,7 +133,7 @@ class _Interpreter:
         return value
 
     def _freeze_outputs(self, node: Node) -> None:
-        for output in node.all_input_nodes:
+        for output in [n for n in node.all_input_nodes if n.name in self.graph.outputs]:
             labels = self.labels[output]
             for each in labels if isinstance(labels, list) else [labels]:
                 if isinstance(each, Labels):
@@ -141,7 +144,7 @@ class _Interpreter:
     def _call(self, node: Node) -> None:
         if node.target is operator.getitem:
             self._item(node)
-        elif _subgraph(node, self.labels) is not None:
+        elif operation(node) in _WRAPPERS:
             self.labels[node] = self._inline(node)
         elif not self._fold(node):
             self.labels[node] = self._rule(node)
@@ -157,13 +160,8 @@ class _Interpreter:
 
     def _inline(self, node: Node) -> Any:
         """Interpret the graph that a wrapper (autocast, no_grad) calls."""
-        body = _subgraph(node, self.labels)
-        assert body is not None
-        given = [
-            argument
-            for argument in node.args
-            if isinstance(argument, Node) and not isinstance(self.labels[argument], GraphModule)
-        ]
+        given = [argument for argument in node.args if isinstance(argument, Node)]
+        body = self.labels[given.pop(0)]
         inputs = [inner for inner in body.graph.nodes if inner.op == "placeholder"]
         for inner, outer in zip(inputs, given, strict=True):
             self.labels[inner] = self.labels[outer]
@@ -182,19 +180,25 @@ class _Interpreter:
             return False
         if any(math.prod(shape) > _MOST_ENTRIES for shape in found):
             return False
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        if operation(node) in _UNSET:
+            return False
+        given: Any = map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        args, kwargs = given
+        if is_in_place(node):
+            args = (args[0].clone(), *args[1:])  # a buffer of the network stays as it is
         try:
             value = node.target(*args, **kwargs)  # type: ignore[operator]
         except (RuntimeError, NotImplementedError, TypeError):
             return False
         self.labels[node] = self._constant(node, value)
+        self._write_back(node)
         return True
 
     def _rule(self, node: Node) -> Any:
         name = operation(node)
         if name in _CHECKS:
             return None
-        call = Call(self.facts, name, self._arguments(node), shapes(node))
+        call = Call(self.facts, name, self._arguments(node), shapes(node), results_used(node))
         if isinstance(call.shapes, tuple) and 0 in call.shapes:
             return unlabelled(call.shapes)
         if not call.labels() and not _lists(call) and name not in RULES:
@@ -240,10 +244,18 @@ class _Interpreter:
         if isinstance(first, Node) and is_in_place(node) and isinstance(self.labels[node], Labels):
             self.labels[first] = self.labels[node]
             self.values.pop(first, None)
+            if node in self.values:
+                self.values[first] = self.values[node]
 
 
 # Operations whose index arguments are wanted by value.
 _BY_VALUE = frozenset({"index", "index_select"})
+
+# Operations whose result is not yet anything.
+_UNSET = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty"})
+
+# Operations that call a graph on the rest of their arguments, as it is.
+_WRAPPERS = frozenset({"wrap_with_autocast", "wrap_with_set_grad_enabled"})
 
 # Operations that check something and give nothing.
 _CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_size"})
@@ -263,8 +275,3 @@ def _lists(call: Call) -> list[Labels]:
         for labels in value
         if isinstance(labels, Labels)
     ]
-
-
-def _subgraph(node: Node, labels: Mapping[Node, Any]) -> GraphModule | None:
-    bodies = [labels[n] for n in node.all_input_nodes if isinstance(labels[n], GraphModule)]
-    return bodies[0] if bodies else None

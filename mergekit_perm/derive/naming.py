@@ -62,7 +62,7 @@ class _Namer:
         self.uses = _uses(facts, cells)
         self.inside: dict[int, list[int]] = defaultdict(list)
         for cell, form in sorted(structure.forms.items()):
-            for outer in _outer(form):
+            for outer in form.outer:
                 self.inside[outer].append(cell)
 
     def wanted(self, cell: int) -> str:
@@ -100,13 +100,7 @@ class _Namer:
             if isinstance(form, ProductCell)
         ]
         forms = [self.structure.forms[cell], *products]
-        return [outer for form in forms for outer in _outer(form) if outer != cell]
-
-
-def _outer(form: GroupCell | ProductCell) -> list[int]:
-    if isinstance(form, ProductCell):
-        return [factor for factor, _ in form.factors]
-    return [] if form.within is None else [form.within]
+        return [outer for form in forms for outer in form.outer if outer != cell]
 
 
 def _uses(facts: Facts, cells: Cells) -> dict[int, _Uses]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from mergekit_perm.derive.trace import place_of
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in \w+')
 
 
 def operation(node: Node) -> str:
@@ -29,10 +32,27 @@ def is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in tags or not hasattr(node.target, "_schema")
 
 
+def place_of(node: Node) -> str:
+    """Return the source line that `node` comes from, as ``resnet.py:147``, or ""."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    for file, line in reversed(frames):
+        # The line of the network that calls a layer tells more than that of the layer.
+        if "/torch/" not in file.replace("\\", "/"):
+            return f"{Path(file).name}:{line}"
+    return f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
+
+
 def described(node: Node) -> str:
     """Return the operation and its source line, for people."""
     place = place_of(node)
     return f"{operation(node)}{place and f' ({place})'}"
+
+
+def tensors_of(node: Node) -> list[torch.Tensor]:
+    """Return the fake tensors that `node` gives."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else [value]
+    return [tensor for tensor in values if isinstance(tensor, torch.Tensor)]
 
 
 def shapes(node: Node) -> Any:
@@ -43,6 +63,15 @@ def shapes(node: Node) -> Any:
     if isinstance(value, list | tuple):
         return [tuple(v.shape) if isinstance(v, torch.Tensor) else None for v in value]
     return None
+
+
+def results_used(node: Node) -> frozenset[int]:
+    """Return the numbers of those results of `node` that other nodes use, if it has several."""
+    return frozenset(
+        user.args[1]
+        for user in node.users
+        if user.target is operator.getitem and isinstance(user.args[1], int) and user.users
+    )
 
 
 def arguments(node: Node) -> dict[str, Any]:

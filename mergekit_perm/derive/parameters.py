@@ -23,8 +23,8 @@ _STATISTICS = ("running_mean", "running_var")
 def parameter_labels(facts: Facts, name: str, shape: Shape, groups: int = 1) -> Labels:
     """Return labels with elements of its own for every axis of a parameter.
 
-    The second axis of the weight of a grouped convolution, (groups x outputs, inputs, ...), has
-    elements for each group of the convolution.
+    The second axis of the weight of a grouped convolution, (groups x outputs, inputs, ...) or
+    transposed (groups x inputs, outputs, ...), has elements for each group of the convolution.
     """
     if groups == 1 or len(shape) < 2:
         separate = tuple((length,) if length > 1 else () for length in shape)
@@ -75,11 +75,15 @@ def first_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def statistics(module: nn.Module) -> set[str]:
-    """Return the buffers that belong to channels: statistics of normalisation layers."""
+    """Return the buffers that belong to channels.
+
+    Those are the statistics of normalisation layers, and the vectors `_u` and `_v` with which
+    spectral normalisation measures a weight.
+    """
     found: set[str] = set()
     for prefix, part in module.named_modules(remove_duplicate=False):
         buffers = dict(part.named_buffers(recurse=False))
-        if any(name in buffers for name in _STATISTICS):
+        if any(name in _STATISTICS or name.endswith("_u") for name in buffers):
             vectors = [name for name, buffer in buffers.items() if buffer.ndim == 1]
             found.update(f"{prefix}.{name}".lstrip(".") for name in vectors)
     return found
@@ -101,7 +105,10 @@ def grouped_weights(graph: Graph) -> dict[str, int]:
     return found
 
 
-_CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution"})
+_CONVOLUTIONS = frozenset(
+    {"conv1d", "conv2d", "conv3d", "convolution"}
+    | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+)
 
 
 def _parameters_behind(graph: Graph, node: Node) -> list[tuple[str, Shape]]:

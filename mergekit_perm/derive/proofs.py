@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mergekit_perm import networks
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.derive.verify import TOLERANCE, Proof, verify
 from mergekit_perm.files import write_text
@@ -20,7 +22,7 @@ from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.progress import Progress, silent
 
 # Raise when `verify` becomes stricter, so that older proofs no longer count.
-_VERSION = 1
+_VERSION = 2
 
 
 def proven(
@@ -61,6 +63,18 @@ def is_proven(
 ) -> bool:
     """Tell whether bound `spec` has been verified for `architecture` with `options`."""
     return _read(proof_path(spec, architecture, options, code=code)) is not None
+
+
+def record_of(spec: PermutationSpec, proof: Proof) -> dict[str, Any]:
+    """Return what a spec's file keeps of its proof: date, figures, versions, and of what it is."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "coverage": round(proof.coverage, 6),
+        "difference": float(f"{proof.difference:.1e}"),
+        "torch": torch.__version__.partition("+")[0],
+        "timm": networks.VERSION,
+        "sha256": spec.sha256,
+    }
 
 
 def proof_path(

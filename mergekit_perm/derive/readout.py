@@ -24,8 +24,8 @@ from mergekit_perm.axes import (
     Slice,
     Whole,
 )
-from mergekit_perm.derive.cells import Cells
-from mergekit_perm.derive.structure import GroupCell, Structure
+from mergekit_perm.derive.cells import Cells, Colours
+from mergekit_perm.derive.structure import Factor, GroupCell, Structure
 from mergekit_perm.permutation import Indices
 
 # A base that stands on an axis in more pieces than this is written as a list of coordinates.
@@ -41,7 +41,7 @@ class NotExpressibleError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Factor:
+class Run:
     """One factor of a base: its expression and length, and the coordinate there of each one."""
 
     base: Axis
@@ -49,7 +49,7 @@ class Factor:
     index: Indices
 
 
-_Factors = Callable[[int, Indices], list[Factor]]
+_Runs = Callable[[int, Indices], list[Run]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ class Reader:
 
     def axis(self, elements: Indices) -> Axis:
         """Return the expression of an axis whose coordinates are `elements`, shape (size,)."""
-        return self._read(self._kinds(elements), lambda cell, at: self._factors(cell, elements[at]))
+        cells, kinds = self._moving(elements), self.cells.kind[elements]
+        return self._read(cells, kinds, lambda cell, at: self._runs(cell, elements[at]))
 
     def inner_axis(self, elements: Indices) -> Axis:
         """Return the expression of an axis whose coordinates depend on a block of another one.
@@ -73,107 +74,141 @@ class Reader:
         Raises:
             NotExpressibleError: when blocks differ in more than the elements' blocks.
         """
-        kinds = self._kinds(elements)
-        if (kinds != kinds[0]).any():
+        cells, kinds = self._moving(elements), self.cells.kind[elements]
+        if (cells != cells[0]).any():
             raise NotExpressibleError(elements)
-        return self._read(kinds[0], lambda cell, at: self._inner_factors(cell, elements[:, at]))
+        return self._read(
+            cells[0], kinds[0], lambda cell, at: self._inner_runs(cell, elements[:, at])
+        )
 
-    def _read(self, kinds: Indices, factors: _Factors) -> Axis:
+    def _read(self, cells: Indices, kinds: Colours, runs: _Runs) -> Axis:
         bases: list[tuple[Axis, int]] = []
-        number, code = np.empty_like(kinds), np.empty_like(kinds)
-        for cell in dict.fromkeys(kinds.tolist()):
-            at = np.flatnonzero(kinds == cell)
+        number, code = np.empty_like(cells), np.empty_like(cells)
+        for cell in dict.fromkeys(cells.tolist()):
+            at = np.flatnonzero(cells == cell)
             number[at] = len(bases)
-            base, length, code[at] = _product(factors(cell, at), len(at))
+            base, length, code[at] = _product(runs(cell, at), len(at))
             bases.append((base, length))
-        return expression(bases, number, code)
+        return expression(bases, number, code, kinds)
 
-    def _kinds(self, elements: Indices) -> Indices:
+    def _moving(self, elements: Indices) -> Indices:
         """Return the cell of every element, -1 for those that stay where they are."""
         cells = self.cells.cell[elements]
         moving = np.zeros(len(self.cells.sizes), dtype=bool)
         moving[list(self.structure.forms)] = True
         return np.where(moving[cells], cells, -1)
 
-    def _factors(self, cell: int, elements: Indices) -> list[Factor]:
+    def _runs(self, cell: int, elements: Indices) -> list[Run]:
         if cell < 0:
             return []
-        form, places = self.structure.forms[cell], self.cells.place[elements]
-        if isinstance(form, GroupCell):
-            return [Factor(Whole(self.names[cell]), len(form.index), form.index[places])]
-        factors = [
-            Factor(Whole(self.names[factor]), self.cells.sizes[factor], index[places])
-            for factor, index in form.factors
-        ]
-        return _in_order([*factors, *_rank(form.rank[places], form.fibre)])
+        places = self.cells.place[elements]
+        return _in_order([self._run(f, f.index[places]) for f in self._factors(cell)])
 
-    def _inner_factors(self, cell: int, elements: Indices) -> list[Factor]:
+    def _factors(self, cell: int) -> tuple[Factor, ...]:
+        form = self.structure.forms[cell]
+        if isinstance(form, GroupCell):
+            return (Factor(cell, len(form.index), form.index),)
+        return form.factors
+
+    def _run(self, factor: Factor, index: Indices) -> Run:
+        whole = Fixed(factor.length) if factor.cell is None else Whole(self.names[factor.cell])
+        return Run(whole, factor.length, index)
+
+    def _inner_runs(self, cell: int, elements: Indices) -> list[Run]:
         if cell < 0:
             return []
-        form, places = self.structure.forms[cell], self.cells.place[elements]
-        if isinstance(form, GroupCell):
-            return self._inner_factor(cell, form.index[places], elements)
-        if (form.rank[places] != form.rank[places][0]).any():
-            raise NotExpressibleError(elements)
-        factors = [
-            factor
-            for number, index in form.factors
-            for factor in self._inner_factor(number, index[places], elements)
-        ]
-        return _in_order([*factors, *_rank(form.rank[places][0], form.fibre)])
+        places = self.cells.place[elements]
+        runs = (self._inner_run(f, f.index[places], elements) for f in self._factors(cell))
+        return _in_order([run for run in runs if run is not None])
 
-    def _inner_factor(self, cell: int, index: Indices, elements: Indices) -> list[Factor]:
+    def _inner_run(self, factor: Factor, index: Indices, elements: Indices) -> Run | None:
         """Return what one factor adds along the axis: nothing, the same in all blocks, or inner."""
-        form, name = self.structure.forms[cell], self.names[cell]
-        assert isinstance(form, GroupCell)
         if (index == index[:, :1]).all():
-            return []
+            return None
         if (index == index[0]).all():
-            return [Factor(Whole(name), len(form.index), index[0])]
-        block, place = np.divmod(index, form.size)
-        if form.within is None or (block != block[:, :1]).any() or (place != place[0]).any():
+            return self._run(factor, index[0])
+        form = None if factor.cell is None else self.structure.forms[factor.cell]
+        if not isinstance(form, GroupCell) or form.within is None or factor.cell is None:
             raise NotExpressibleError(elements)
-        return [Factor(Inner(name), form.size, place[0])]
+        block, place = np.divmod(index, form.size)
+        if (block != block[:, :1]).any() or (place != place[0]).any():
+            raise NotExpressibleError(elements)
+        return Run(Inner(self.names[factor.cell]), form.size, place[0])
 
 
-def _rank(rank: Indices, fibre: int) -> list[Factor]:
-    return [Factor(Fixed(fibre), fibre, rank)] if fibre > 1 else []
+def _in_order(runs: list[Run]) -> list[Run]:
+    """Return `runs` with the one that changes least often along the axis outermost."""
+    return sorted(runs, key=lambda run: np.count_nonzero(np.diff(run.index)))
 
 
-def _in_order(factors: list[Factor]) -> list[Factor]:
-    """Return `factors` with the one that changes least often along the axis outermost."""
-    return sorted(factors, key=lambda factor: np.count_nonzero(np.diff(factor.index)))
+def _product(runs: Sequence[Run], count: int) -> tuple[Axis, int, Indices]:
+    """Return the base that `runs` make, its length, and the coordinate there of each one.
 
-
-def _product(factors: Sequence[Factor], count: int) -> tuple[Axis, int, Indices]:
-    """Return the base that `factors` make, its length, and the coordinate there of each one.
-
-    No factors stand for `count` fixed coordinates.
+    No runs stand for `count` fixed coordinates.
     """
-    if not factors:
+    if not runs:
         return Fixed(count), count, np.arange(count)
     code, length = np.zeros(count, dtype=np.int64), 1
-    for factor in factors:
-        code, length = code * factor.length + factor.index, length * factor.length
-    bases = tuple(factor.base for factor in factors)
+    for run in runs:
+        code, length = code * run.length + run.index, length * run.length
+    bases = tuple(run.base for run in runs)
     return bases[0] if len(bases) == 1 else Product(bases), length, code
 
 
 # ------------------------------------------------------------------------------- expressions
 
 
-def expression(bases: Sequence[tuple[Axis, int]], number: Indices, code: Indices) -> Axis:
+def expression(
+    bases: Sequence[tuple[Axis, int]], number: Indices, code: Indices, kinds: Colours
+) -> Axis:
     """Return the shortest expression of an axis.
 
     Args:
         bases: expression and length of each base.
         number: for every coordinate of the axis, which base it is of.
         code: which coordinate of that base it is.
+        kinds: where a coordinate of a base stands several times, which of them moves to which:
+            the one of the same kind.
     """
-    terms = _straight(bases, number, code)
-    if len(terms) > len(bases):
-        terms = min([terms, *_interleaved(bases, number, code)], key=_length)
+    straight = _straight(bases, number, code)
+    choices = [(straight, np.arange(len(code)))]
+    if len(straight) > len(bases):
+        choices += _interleaved(bases, number, code)
+    fitting = [terms for terms, order in choices if _in_turn(number, code, kinds, order)]
+    if not fitting:
+        fitting = [[_by_kind(bases, number, code, kinds)]]
+    terms = min(fitting, key=_length)
     return terms[0] if len(terms) == 1 else Concatenation(tuple(terms))
+
+
+def _in_turn(number: Indices, code: Indices, kinds: Colours, order: Indices) -> bool:
+    """Tell whether the occurrences of all coordinates of a base have, in `order`, the same kinds.
+
+    Expressions let the first occurrence of a coordinate move to the first one of another.
+    """
+    for base in np.unique(number):
+        at = np.flatnonzero(number == base)
+        at = at[np.lexsort((order[at], code[at]))]
+        times = len(at) // len(np.unique(code[at]))
+        table = kinds[at].reshape(-1, times)
+        if times > 1 and (table != table[0]).any():
+            return False
+    return True
+
+
+def _by_kind(
+    bases: Sequence[tuple[Axis, int]], number: Indices, code: Indices, kinds: Colours
+) -> Axis:
+    """Return a selection from a concatenation that has one term for each base and kind."""
+    terms: list[Axis] = []
+    place, taken = np.empty_like(code), 0
+    for base, kind in dict.fromkeys(zip(number.tolist(), kinds.tolist(), strict=True)):
+        at = np.flatnonzero((number == base) & (kinds == kind))
+        at = at[np.argsort(code[at])]
+        terms += pieces(bases[base], code[at])
+        place[at] = np.arange(taken, taken + len(at))
+        taken += len(at)
+    return Pick(Concatenation(tuple(terms)), tuple(place.tolist()))
 
 
 def _straight(bases: Sequence[tuple[Axis, int]], number: Indices, code: Indices) -> list[Axis]:
@@ -181,37 +216,44 @@ def _straight(bases: Sequence[tuple[Axis, int]], number: Indices, code: Indices)
     cuts = np.flatnonzero(np.diff(number)) + 1
     terms: list[Axis] = []
     for start, stop in itertools.pairwise([0, *cuts.tolist(), len(number)]):
-        base, length = bases[number[start]]
-        terms += pieces(base, length, code[start:stop])
+        terms += pieces(bases[number[start]], code[start:stop])
     return terms
 
 
 def _interleaved(
     bases: Sequence[tuple[Axis, int]], number: Indices, code: Indices
-) -> list[list[Axis]]:
-    """Return the axis as one interleaved term, in every way that reads each base just once."""
+) -> list[tuple[list[Axis], Indices]]:
+    """Return the axis as one interleaved term, in every way that reads each base just once.
+
+    With each comes the order in which its coordinates stand when its terms are not interleaved.
+    """
     follows = (number[1:] == number[:-1]) & (code[1:] == code[:-1] + 1)
     first = int(np.flatnonzero(~follows)[0]) + 1 if not follows.all() else len(code)
     again = (number[first:] == number[0]) & (code[first:] == code[first - 1] + 1)
-    found: list[list[Axis]] = []
+    found: list[tuple[list[Axis], Indices]] = []
     for chunk in (np.flatnonzero(again) + first).tolist():
         if len(code) % chunk:
             continue
         blocks = len(code) // chunk
         cuts = [0, *(np.flatnonzero(~follows[: chunk - 1]) + 1).tolist(), chunk]
         rows, codes = number.reshape(blocks, chunk), code.reshape(blocks, chunk)
-        terms: list[Axis] = []
-        for start, stop in itertools.pairwise(cuts):
-            if (rows[:, start] == rows[0, start]).all():
-                base, length = bases[rows[0, start]]
-                terms += pieces(base, length, codes[:, start:stop].reshape(-1))
-        if len(terms) == len(cuts) - 1 and not any(isinstance(term, Pick) for term in terms):
-            found.append([Interleaving(blocks, tuple(terms))])
+        shown = [
+            pieces(bases[rows[0, start]], codes[:, start:stop].reshape(-1))
+            for start, stop in itertools.pairwise(cuts)
+        ]
+        single = all(len(terms) == 1 and not isinstance(terms[0], Pick) for terms in shown)
+        if single and (rows == rows[0]).all():
+            whole = [terms[0] for terms in shown]
+            widths = np.diff(cuts)
+            column = np.repeat(np.arange(len(widths)), widths)
+            order = np.tile(column * len(code), blocks) + np.arange(len(code))
+            found.append(([Interleaving(blocks, tuple(whole))], order))
     return found
 
 
-def pieces(base: Axis, length: int, index: Indices) -> list[Axis]:
-    """Return terms that show the coordinates `index` of `base`, which has `length`, in order."""
+def pieces(whole: tuple[Axis, int], index: Indices) -> list[Axis]:
+    """Return terms that show the coordinates `index` of a base, given with its length, in order."""
+    base, length = whole
     if isinstance(base, Fixed):
         return [Fixed(len(index))]
     times, rest = divmod(len(index), length)
@@ -221,8 +263,9 @@ def pieces(base: Axis, length: int, index: Indices) -> list[Axis]:
     if rest == 0 and np.array_equal(index, np.repeat(every, times)):
         return [Product((base, Fixed(times)))]
     step = int(index[1] - index[0]) if len(index) > 1 else 1
-    if step > 1 and (np.diff(index) == step).all():
-        return [Slice(base, int(index[0]), int(index[-1]) + 1, step)]
+    if step not in (0, 1) and (np.diff(index) == step).all():
+        stop = int(index[-1]) + (1 if step > 0 else -1)
+        return [Slice(base, int(index[0]), stop if stop >= 0 else None, step)]
     cuts = np.flatnonzero(np.diff(index) != 1) + 1
     if len(cuts) >= _MOST_PIECES:
         return [Pick(base, tuple(index.tolist()))]

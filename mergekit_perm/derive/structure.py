@@ -7,9 +7,8 @@ determined by them: its places are combinations of theirs, and it is a product, 
 
 from __future__ import annotations
 
-import itertools
-import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,20 +30,40 @@ class GroupCell:
     within: int | None
     index: Indices
 
+    @property
+    def outer(self) -> list[int]:
+        """The cells that this one directly lies in."""
+        return [] if self.within is None else [self.within]
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One factor of a product.
+
+    Attributes:
+        cell: the group's cell, or None for positions that stay.
+        length: how many coordinates the factor has.
+        index: of every place of the product, which of them it stands at.
+    """
+
+    cell: int | None
+    length: int
+    index: Indices
+
 
 @dataclass(frozen=True, slots=True)
 class ProductCell:
-    """A cell that other cells determine.
+    """A cell that other cells determine: its places are combinations of theirs.
 
-    Attributes:
-        factors: the groups' cells, each with its index there for every place of the product.
-        rank: of every place, which of the `fibre` places it is that agree in all factors.
-        fibre: how many do.
+    Places that agree in all groups stay in order: that is a last factor without a group.
     """
 
-    factors: tuple[tuple[int, Indices], ...]
-    rank: Indices
-    fibre: int
+    factors: tuple[Factor, ...]
+
+    @property
+    def outer(self) -> list[int]:
+        """The cells that this one is made of."""
+        return [factor.cell for factor in self.factors if factor.cell is not None]
 
 
 @dataclass(slots=True)
@@ -53,6 +72,15 @@ class Structure:
 
     forms: dict[int, GroupCell | ProductCell] = field(default_factory=dict)
     tangled: set[int] = field(default_factory=set)
+
+    def enclosing(self, cell: int) -> set[int]:
+        """Return `cell` and every cell that it lies in or is made of, at any depth."""
+        found, queue = {cell}, [cell]
+        while queue:
+            new = set(self.forms[queue.pop()].outer) - found
+            found |= new
+            queue += new
+        return found
 
 
 def find_structure(cells: Cells) -> Structure:
@@ -75,7 +103,7 @@ def _form(cells: Cells, structure: Structure, cell: int) -> None:
     elif len(parents) == 1 and isinstance(structure.forms[parents[0][0]], GroupCell):
         structure.forms[cell] = _nested(cells, structure, cell, *parents[0])
     elif _independent(cells, parents):
-        structure.forms[cell] = _product(cells, structure, parents, size)
+        structure.forms[cell] = _product(cells, structure, parents)
     else:
         structure.tangled.update(parent for parent, _ in parents)
         structure.tangled.add(cell)
@@ -111,37 +139,60 @@ def _independent(cells: Cells, parents: list[tuple[int, Indices]]) -> bool:
 
     Two parents that lie in one cell can only combine where they lie in the same place of it.
     """
-    code = np.zeros(len(parents[0][1]), dtype=np.int64)
-    for parent, f in parents:
-        code = np.unique(code * cells.sizes[parent] + f, return_inverse=True)[1].reshape(-1)
-    combinations = math.prod(cells.sizes[parent] for parent, _ in parents)
-    for (a, f), (b, g) in itertools.combinations(parents, 2):
-        if a == b:
+    _, first = np.unique(_code(cells, parents), return_index=True)
+    table = np.arange(cells.sizes[parents[0][0]])[:, None]  # combinations of the parents so far
+    for number, (parent, f) in enumerate(parents[1:], start=1):
+        left = np.zeros(len(table), dtype=np.int64)
+        right = np.zeros(cells.sizes[parent], dtype=np.int64)
+        for column, (other, g) in enumerate(parents[:number]):
+            for size, via, through in _meetings(cells, (other, g), (parent, f)):
+                left = left * size + via[table[:, column]]
+                right = right * size + through
+        _, codes = np.unique(np.concatenate([left, right]), return_inverse=True)
+        a, b = codes[: len(left)], codes[len(left) :]
+        if int(np.bincount(b, minlength=len(codes))[a].sum()) > len(first):
             return False
-        shared = [
-            cells.sizes[target]
-            for target, via in cells.within.get(a, [])
-            for other, through in cells.within.get(b, [])
-            if target == other and np.array_equal(via[f], through[g])
-        ]
-        combinations //= max(shared, default=1)
-    return int(code.max(initial=-1)) + 1 == combinations
+        rows, places = np.nonzero(a[:, None] == b[None, :])
+        table = np.column_stack([table[rows], places])
+    return len(table) == len(first)
 
 
-def _product(
-    cells: Cells, structure: Structure, parents: list[tuple[int, Indices]], size: int
-) -> ProductCell:
-    factors: list[tuple[int, Indices]] = []
-    code = np.zeros(size, dtype=np.int64)
+def _meetings(
+    cells: Cells, a: tuple[int, Indices], b: tuple[int, Indices]
+) -> Iterator[tuple[int, Indices, Indices]]:
+    """Yield size and both functions for every cell in which two parents lie at the same place."""
+    (one, f), (other, g) = a, b
+    for target, via in cells.within.get(one, []):
+        for also, through in cells.within.get(other, []):
+            if target == also and np.array_equal(via[f], through[g]):
+                yield cells.sizes[target], via, through
+
+
+def _code(cells: Cells, parents: list[tuple[int, Indices]]) -> Indices:
+    """Return a number for every place, equal for those that lie in the same places of `parents`."""
+    code: Indices = np.zeros(len(parents[0][1]), dtype=np.int64)
     for parent, f in parents:
         code = np.unique(code * cells.sizes[parent] + f, return_inverse=True)[1].reshape(-1)
+    return code
+
+
+def _product(cells: Cells, structure: Structure, parents: list[tuple[int, Indices]]) -> ProductCell:
+    found: dict[tuple[int | None, bytes], Factor] = {}  # parents may have factors in common
+
+    def add(factor: Factor) -> None:
+        found.setdefault((factor.cell, factor.index.tobytes()), factor)
+
+    for parent, f in parents:
         form = structure.forms[parent]
         if isinstance(form, GroupCell):
-            factors.append((parent, form.index[f]))
+            add(Factor(parent, len(form.index), form.index[f]))
         else:
-            factors += [(factor, index[f]) for factor, index in form.factors]
-    order = np.lexsort((np.arange(size), code))
-    fibre = size // (int(code.max()) + 1)
-    rank = np.empty(size, dtype=np.int64)
-    rank[order] = np.arange(size) % fibre
-    return ProductCell(tuple(factors), rank, fibre)
+            for factor in form.factors:
+                add(replace(factor, index=factor.index[f]))
+    code = _code(cells, parents)
+    fibre = len(code) // (int(code.max()) + 1)
+    if fibre > 1:
+        rank = np.empty_like(code)
+        rank[np.argsort(code, kind="stable")] = np.arange(len(code)) % fibre
+        add(Factor(None, fibre, rank))
+    return ProductCell(tuple(found.values()))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,10 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
+from mergekit_perm.derive.nodes import is_in_place, operation, place_of, tensors_of
 from mergekit_perm.errors import DerivationError
-
-_FRAME = re.compile(r'File "([^"]+)", line (\d+), in \w+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +36,81 @@ class Graph:
         sources: for every input node what it is: ("parameter", name), ("buffer", name),
             ("constant", name) or ("input", name).
         values: the values of buffers and other constants, by the name of the input node.
+        outputs: the names of the nodes that the network outputs.
     """
 
     nodes: Sequence[Node]
     sources: Mapping[str, tuple[str, str]]
     values: Mapping[str, torch.Tensor]
+    outputs: frozenset[str]
+
+    @property
+    def unread(self) -> list[str]:
+        """The parameters that no operation reads."""
+        inputs = [node.name for node in self.nodes if node.op == "placeholder" and not node.users]
+        return [self.sources[n][1] for n in inputs if self.sources[n][0] == "parameter"]
 
 
-def trace(module: nn.Module, inputs: Sequence[Any]) -> Graph:
-    """Return the graph of `module` run on `inputs`, in evaluation mode.
+def trace(module: nn.Module, inputs: Sequence[Any], *, training: bool = False) -> Graph:
+    """Return the graph of `module` run on `inputs`, in evaluation mode or in training mode.
 
     Raises:
         DerivationError: the forward pass depends on data, or cannot run; the message has the place
             in the source.
     """
     try:
-        with _quiet():
-            program = torch.export.export(module.eval(), tuple(inputs), strict=False)
+        with _quiet(), _in_mode(module, training):
+            program = torch.export.export(module, tuple(inputs), strict=False)
+            if _writes_into_shared_memory(program):
+                # What is written in place shows in other tensors: have new tensors instead.
+                program = program.run_decompositions({})
     except Exception as cause:
         raise DerivationError(_refusal(module, cause)) from cause
+    program.graph.eliminate_dead_code()
+    for node in program.graph.nodes:
+        if any(not isinstance(length, int) for t in tensors_of(node) for length in t.shape):
+            where = f"{operation(node)}{place_of(node) and f', at {place_of(node)}'}"
+            raise DerivationError(
+                _refused(module, f"sizes depend on the values of tensors: {where}")
+            )
     return _graph(program)
+
+
+def _writes_into_shared_memory(program: ExportedProgram) -> bool:
+    """Tell whether an operation in place changes a tensor that is read later under another name."""
+    for part in program.graph_module.modules():
+        nodes = list(part.graph.nodes) if isinstance(part, GraphModule) else []
+        last = {source: i for i, node in enumerate(nodes) for source in node.all_input_nodes}
+        sharing: dict[int, list[Node]] = {}
+        for number, node in enumerate(nodes):
+            if is_in_place(node):
+                target = node.args[0]
+                assert isinstance(target, Node)
+                names = [n for memory in _memory(target) for n in sharing.get(memory, [])]
+                if any(last.get(n, 0) > number for n in names if n is not target):
+                    return True
+                if target.op == "placeholder" and part is not program.graph_module:
+                    return True
+            for memory in _memory(node):
+                sharing.setdefault(memory, []).append(node)
+    return False
+
+
+def _memory(node: Node) -> set[int]:
+    """Return numbers of the memory in which the tensors lie that `node` gives."""
+    return {tensor.untyped_storage()._cdata for tensor in tensors_of(node)}
+
+
+@contextmanager
+def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Within the block, `module` is in training or in evaluation mode."""
+    before = {part: part.training for part in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in before.items():
+            part.training = mode
 
 
 def _graph(program: ExportedProgram) -> Graph:
@@ -73,38 +129,34 @@ def _graph(program: ExportedProgram) -> Graph:
             value = program.constants.get(spec.target or "") if value is None else value
             if isinstance(value, torch.Tensor):
                 values[spec.arg.name] = value
-    return Graph(list(program.graph.nodes), sources, values)
-
-
-def place_of(node: Node) -> str:
-    """Return the source line that `node` comes from, as ``resnet.py:147``, or ""."""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    for file, line in reversed(frames):
-        # The line of the network that calls a layer tells more than that of the layer.
-        if "/torch/" not in file.replace("\\", "/"):
-            return f"{Path(file).name}:{line}"
-    return f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
+    outputs = frozenset(map(str, program.graph_signature.user_outputs))
+    return Graph(list(program.graph.nodes), sources, values, outputs)
 
 
 def _refusal(module: nn.Module, cause: Exception) -> str:
+    """Return what went wrong and where: the last line of the network's own code."""
     frames = [
         f"{Path(frame.filename).name}:{frame.lineno}"
-        for frame in _frames(cause)
-        if "/torch/" not in frame.filename.replace("\\", "/")
-        and "mergekit_perm" not in frame.filename
+        for frame in traceback.extract_tb(cause.__traceback__)
+        if not _LIBRARY.search(frame.filename.replace("\\", "/"))
     ]
-    where = f" at {frames[-1]}" if frames else ""
-    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    where = f", at {frames[-1]}" if frames else ""
+    what = f"its forward pass depends on the values of tensors{where}"
+    if not re.search("DataDependent|DynamicOutputShape", type(cause).__name__):
+        reason = (str(cause).strip() or "no reason given").splitlines()[0]
+        what = f"its forward pass fails{where}: {type(cause).__name__}: {reason}"
+    return _refused(module, what)
+
+
+def _refused(module: nn.Module, what: str) -> str:
     return (
-        f"{type(module).__name__} cannot be traced: its forward pass depends on the values of its "
-        f"inputs or does not run{where}: {type(cause).__name__}: {reason}"
+        f"{type(module).__name__} cannot be traced: {what}; "
+        "write its permutation spec by hand, or derive one from a module without that line"
     )
 
 
-def _frames(cause: BaseException) -> Iterator[Any]:
-    import traceback
-
-    yield from traceback.extract_tb(cause.__traceback__)
+# Files that are no code of a network.
+_LIBRARY = re.compile(r"/(torch|mergekit_perm/derive|contextlib)(/|\.py)|^<")
 
 
 @contextmanager
@@ -113,7 +165,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

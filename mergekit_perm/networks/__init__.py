@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import timm
+
 from mergekit_perm.networks import mlp, resnet_cifar, vgg
-from mergekit_perm.networks.building import build, code_of, refusal, skeleton
+from mergekit_perm.networks.building import (
+    build,
+    code_of,
+    is_function,
+    refusal,
+    skeleton,
+    without_weight_options,
+)
 from mergekit_perm.networks.describing import (
     input_shape,
     least_edge,
@@ -20,15 +29,21 @@ from mergekit_perm.networks.describing import (
 
 __all__ = [
     "BUILTINS",
+    "VERSION",
     "build",
     "code_of",
     "input_shape",
+    "is_function",
     "least_edge",
     "model_config",
     "permutation_spec_text",
     "preprocessing",
     "skeleton",
+    "without_weight_options",
 ]
+
+# Of timm, whose networks may change from one version to the next.
+VERSION: str = timm.__version__
 
 BUILTINS = ("mlp", "vgg", "resnet_cifar")
 

@@ -21,7 +21,9 @@ from mergekit_perm.python_path import code_sha256, find, is_python_path
 # timm reads these prefixes itself; anything else with a colon is a Python path.
 _SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 # Options that say where weights come from.
-WEIGHT_OPTIONS = frozenset({"checkpoint_path", "pretrained", "pretrained_cfg_overlay"})
+_WEIGHT_OPTIONS = frozenset(
+    {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg_overlay", "pretrained_strict"}
+)
 _UNEXPECTED = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
 
@@ -51,8 +53,12 @@ def skeleton(architecture: str, options: Mapping[str, Any] = {}) -> nn.Module:
 
     Options that fetch weights are left out. Errors as `build`.
     """
-    plain = {name: value for name, value in options.items() if name not in WEIGHT_OPTIONS}
-    return _built(architecture, plain, 0, without_weights)
+    return _built(architecture, without_weight_options(options), 0, without_weights)
+
+
+def without_weight_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `options` without those that only say where weights come from."""
+    return {name: value for name, value in options.items() if name not in _WEIGHT_OPTIONS}
 
 
 def _built(

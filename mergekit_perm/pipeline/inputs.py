@@ -85,7 +85,7 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         has_batch_norm=evaluate.has_batch_norm(module),
         data=_data(spec, module, options),
-        permutations=_permutations(spec, architecture, options, shapes),
+        permutations=_permutations(spec, module, shapes),
         device=evaluate.device(chosen),
         checkpoint_hashes=_checkpoint_hashes(spec),
     )
@@ -135,12 +135,15 @@ def _evaluated(spec: RunSpec) -> list[str]:
 
 
 def _permutations(
-    spec: RunSpec, architecture: str, options: Mapping[str, Any], shapes: Mapping[str, Shape]
+    spec: RunSpec, module: torch.nn.Module, shapes: Mapping[str, Shape]
 ) -> Found | None:
     if spec.align is None:
         return None
     if spec.align.permutations == "auto":
-        return derive.find(architecture, options, shapes)
+        first = next(iter(spec.networks))
+        architecture, options = spec.architecture_of(first), spec.options_of(first)
+        code = networks.code_of(architecture, module)
+        return derive.find(architecture, options, shapes, code=code)
     return derive.from_file(spec.path(spec.align.permutations), shapes)
 
 

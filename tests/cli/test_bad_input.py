@@ -123,8 +123,19 @@ def permspec_with_problems(_: pytest.MonkeyPatch) -> None:
     replace_in_spec("align: {}", "align: {permutations: mine.yaml}")
 
 
-def no_permspec_known(_: pytest.MonkeyPatch) -> None:
-    replace_in_spec("architecture: mlp", "architecture: efficientnet_b0")
+def permspec_that_cannot_be_derived(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("branching.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Branching(nn.Linear):\n"
+        "    input_shape = (64,)\n\n"
+        "    def forward(self, x):\n"
+        "        x = super().forward(x)\n"
+        "        return x if x.sum() > 0 else -x\n\n\n"
+        "def branching():\n"
+        "    return Branching(64, 10)\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    replace_in_spec("architecture: mlp", "architecture: branching:branching")
     Path("spec.yaml").write_text(
         re.sub(r"options:.*", "options: {}", Path("spec.yaml").read_text())
     )
@@ -175,7 +186,7 @@ CASES = {
     permspec_of_another_architecture: 2,
     permspec_that_changes_the_function: 2,
     permspec_with_problems: 2,
-    no_permspec_known: 2,
+    permspec_that_cannot_be_derived: 2,
     empty_split: 3,
     missing_data: 3,
     unknown_architecture: 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from mergekit_perm import cli
+from mergekit_perm.permspec import PermutationSpec
 
 SPEC = """
 format: perm-merge/run@1
@@ -155,18 +157,48 @@ def test_compare_refuses_what_is_not_there(run: Run) -> None:
 
 
 def test_permspec_list_and_show(run: Run) -> None:
-    code, out, _ = run("permspec", "list")
+    code, out, err = run("permspec", "list")
     assert code == 0
-    assert [line.split() for line in out.splitlines() if line.startswith("vit_tiny")] == [
-        ["vit_tiny_patch16_224", "49", "25"]
-    ]
-    names = [row["name"] for row in json.loads(run("permspec", "list", "--json")[1])]
-    assert {"mlp", "vgg", "resnet_cifar", "resnet18", "resnext50_32x4d"} <= set(names)
-    assert "layer{s:2..4}.0.downsample.0.weight" in run("permspec", "show", "resnet18")[1]
+    assert "perm-merge permspec derive ARCH" in err
+    (line,) = (line.split() for line in out.splitlines() if line.startswith("vit_tiny_patch16"))
+    assert line[:4] == ["vit_tiny_patch16_224", "25", "49", "0.9998"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", line[4])
+    rows = {row["name"]: row for row in json.loads(run("permspec", "list", "--json")[1])}
+    assert rows["resnet18"]["groups"] == 12 and rows["resnet18"]["difference"] < 1e-9
+    assert rows["mlp"]["proven"] is None
+    assert "layer{i:2..4}.0.downsample.0.weight" in run("permspec", "show", "resnet18")[1]
     shown = run("permspec", "show", "mlp", "--options", "hidden=[5, 6]")[1]
     assert "layers.1: 6" in shown
+    assert (
+        "fc.weight: [7, layer4]"
+        in run("permspec", "show", "resnet18", "--options", "num_classes=7")[1]
+    )
     code, _, err = run("permspec", "show", "resnet81")
-    assert code == 2 and "(did you mean 'resnet18'?)" in err
+    assert code == 3 and "(did you mean 'resnet18'?)" in err
+
+
+def test_permspec_derive_writes_a_spec_that_verify_proves_and_records(run: Run) -> None:
+    code, out, err = run("permspec", "derive", "test_resnet")
+    assert code == 0
+    assert out.startswith("format: perm-merge/permspec@1\narchitecture: test_resnet\n")
+    assert err.startswith("test_resnet: 11 groups, derived in ")
+    code, shown, err = run("permspec", "derive", "test_vit", "-o", "mine.yaml")
+    assert (code, shown) == (0, "")
+    assert "groups and 12 nested in them" in err and "verify mine.yaml --record" in err
+    assert run("permspec", "verify", "mine.yaml", "--record")[0] == 0
+    spec = PermutationSpec.load("mine.yaml")
+    assert spec.proof["sha256"] == spec.sha256
+    once = Path("mine.yaml").read_text()
+    assert run("permspec", "verify", "mine.yaml", "--record")[0] == 0
+    assert Path("mine.yaml").read_text() == once
+
+
+def test_permspec_derive_as_json(run: Run) -> None:
+    found = json.loads(run("permspec", "derive", "test_resnet", "--json")[1])
+    assert found["architecture"] == "test_resnet"
+    assert len(found["groups"]) == 11 and found["operations_without_rule"] == {}
+    assert set(found["seconds"]) == {"build", "trace", "solve"}
+    assert PermutationSpec.loads(found["text"]).fixed
 
 
 def test_permspec_verify_proves_a_file(run: Run) -> None:

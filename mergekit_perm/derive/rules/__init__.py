@@ -18,6 +18,7 @@ from mergekit_perm.derive.rules import (
     reducing,
     regrouping,
     resampling,
+    spectral,
 )
 from mergekit_perm.derive.rules.table import RULES, Call, NoRule, rule
 
@@ -36,4 +37,5 @@ _KINDS = (
     reducing,
     regrouping,
     resampling,
+    spectral,
 )

@@ -8,7 +8,15 @@ import numpy as np
 import torch
 
 from mergekit_perm.derive.labels import Labels, unlabelled
-from mergekit_perm.derive.primitives import pinned, reduce, reshape, resized, select
+from mergekit_perm.derive.primitives import (
+    concatenate,
+    opened,
+    pinned,
+    reduce,
+    reshape,
+    resized,
+    select,
+)
 from mergekit_perm.derive.rules.table import Call, NoRule, rule
 
 
@@ -111,14 +119,41 @@ def _gathered(call: Call, value: Labels, named: list[int]) -> Labels:
     return Labels(axes, maps, frozenset(), value.places)
 
 
+@rule("slice_scatter", "select_scatter")
+def scatter(call: Call) -> Labels:
+    """A tensor with another one in place of some coordinates of an axis."""
+    value, source, axis = call["self"], call["src"], call["dim"] % len(call.shape)
+    every = np.arange(value.shape[axis])
+    if call.name == "slice_scatter":
+        at = every[slice(call["start"], call["end"], call["step"])]
+    else:
+        at, source = every[call["index"]].reshape(1), opened(source, axis)
+    rest = np.setdiff1d(every, at)
+    joined = concatenate(call.facts, [source, select(call.facts, value, axis, rest)], axis)
+    return select(call.facts, joined, axis, np.argsort(np.concatenate([at, rest])))
+
+
 @rule("embedding")
 def embedding(call: Call) -> Labels:
     """Rows of a table by number."""
+    if call["indices"].maps:
+        raise NoRule
     table = pinned(call.facts, call["weight"], [0], "looked up by number")
     rows = tuple((n,) if n > 1 else () for n in call.shape[:-1])
     shift = sum(map(len, rows)) - len(table.axes[0])
     maps = tuple(m._replace(digits=tuple(d + shift for d in m.digits)) for m in table.maps)
     return Labels((*rows, *table.axes[1:]), maps)
+
+
+@rule("embedding_bag")
+def embedding_bag(call: Call) -> list[Labels]:
+    """Sums, means or largest entries of rows of a table by number."""
+    weights = call["per_sample_weights"]
+    if call["indices"].maps or (weights is not None and weights.maps):
+        raise NoRule
+    table = pinned(call.facts, call["weight"], [0], "looked up by number")
+    row = opened(reduce(call.facts, table, [0]), 0)
+    return [resized(row, call.shapes[0]), *map(unlabelled, call.shapes[1:])]
 
 
 @rule("unfold")
@@ -135,6 +170,8 @@ def unfold(call: Call) -> Labels:
 @rule("im2col")
 def im2col(call: Call) -> Labels:
     """Patches of an image: (n, c, h, w) to (n, c x patch, places)."""
+    if len(call.shape) < 3:
+        raise NoRule  # a batch is missing
     value = pinned(call.facts, call["self"], [2, 3], "cut into patches")
     patch = call.shape[1] // value.shape[1]
     axes = (
@@ -148,6 +185,8 @@ def im2col(call: Call) -> Labels:
 @rule("col2im")
 def col2im(call: Call) -> Labels:
     """Patches put back and summed: (n, c x patch, places) to (n, c, h, w)."""
+    if len(call.shape) < 4:
+        raise NoRule  # a batch is missing
     n, channels, h, w = call.shape
     value = pinned(call.facts, call["self"], [2], "put together from patches")
     patch = value.shape[1] // channels

@@ -15,8 +15,8 @@ from mergekit_perm.derive.rules.table import Call, NoRule, rule
 def convolution(call: Call) -> Labels:
     """`input` (n, c, ...) with `weight` (o, c / groups, ...)."""
     value, weight, groups = call["input"], call["weight"], call["groups"]
-    if call.get("transposed"):
-        raise NoRule
+    if call.get("transposed") or len(value.axes) != len(weight.axes):
+        raise NoRule  # a batch is missing
     if not _pointwise(call):
         value = pinned(
             call.facts, value, range(2, len(value.axes)), "positions that a kernel slides over"
@@ -29,6 +29,8 @@ def convolution(call: Call) -> Labels:
 def transposed(call: Call) -> Labels:
     """`input` (n, c, ...) with `weight` (c, o / groups, ...)."""
     facts, value, weight, groups = call.facts, call["input"], call["weight"], call["groups"]
+    if len(value.axes) != len(weight.axes):
+        raise NoRule  # a batch is missing
     value = pinned(facts, value, range(2, len(value.axes)), "positions that a kernel slides over")
     weight = pinned(facts, weight, range(2, len(weight.axes)), "kernel positions")
     channels, outputs = weight.shape[:2]

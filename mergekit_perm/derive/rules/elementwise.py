@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from mergekit_perm.derive.labels import Labels
-from mergekit_perm.derive.primitives import combine, constant, contract
+from mergekit_perm.derive.primitives import broadcast, combine, constant, contract
 from mergekit_perm.derive.rules.table import Call, rule
 
 # fmt: off
 _UNARY = frozenset(
     {
-        "abs", "acos", "alias", "alpha_dropout", "asin", "atan", "bernoulli", "bitwise_not",
-        "ceil", "celu", "clone", "contiguous", "cos", "cosh", "detach", "dropout", "elu", "erf",
-        "erfc", "erfinv", "exp", "exp2", "expm1", "feature_alpha_dropout", "feature_dropout",
-        "floor", "frac", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
-        "isfinite", "isinf", "isnan", "leaky_relu", "lift_fresh", "lift_fresh_copy", "log",
-        "log10", "log1p", "log2", "log_sigmoid", "logical_not", "logit", "mish", "nan_to_num",
-        "native_dropout", "neg", "positive", "reciprocal", "relu", "relu6", "round", "rrelu",
-        "rsqrt", "selu", "sgn", "sigmoid", "sign", "silu", "sin", "sinh", "softplus",
-        "softshrink", "softsign", "sqrt", "square", "tan", "tanh", "tanhshrink", "to", "trunc",
-        "type_as", "_to_copy",
+        "abs", "acos", "alias", "alpha_dropout", "angle", "asin", "atan", "bernoulli",
+        "bitwise_not", "ceil", "celu", "clone", "_conj", "conj", "conj_physical", "contiguous",
+        "cos", "cosh", "detach", "dropout", "elu", "erf", "erfc", "erfinv", "exp", "exp2", "expm1",
+        "feature_alpha_dropout", "feature_dropout", "floor", "frac", "gelu", "hardshrink",
+        "hardsigmoid", "hardswish", "hardtanh", "imag", "isfinite", "isinf", "isnan", "leaky_relu",
+        "lift_fresh", "lift_fresh_copy", "log", "log10", "log1p", "log2", "log_sigmoid",
+        "logical_not", "logit", "mish", "nan_to_num", "native_dropout", "neg", "positive", "real",
+        "reciprocal", "relu", "relu6", "resolve_conj", "round", "rrelu", "rsqrt", "selu", "sgn",
+        "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink", "softsign",
+        "special_erf", "special_expit", "sqrt", "square", "tan", "tanh", "tanhshrink", "threshold",
+        "to", "_to_copy", "trunc", "type_as",
     }
 )
 
 _BROADCASTING = frozenset(
     {
         "add", "addcdiv", "addcmul", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor",
-        "clamp", "clamp_max", "clamp_min", "copy", "copysign", "div", "eq", "fmax", "fmin",
+        "clamp", "clamp_max", "clamp_min", "complex", "copysign", "div", "eq", "fmax", "fmin",
         "fmod", "floor_divide", "ge", "gt", "hypot", "le", "lerp", "logaddexp", "logical_and",
         "logical_or", "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mul", "ne",
-        "pow", "remainder", "rsub", "sub", "true_divide", "where", "xlogy",
+        "polar", "pow", "remainder", "rsub", "sub", "true_divide", "where", "xlogy",
     }
 )
 
@@ -48,6 +49,12 @@ def broadcasting(call: Call) -> Labels:
     return combine(call.facts, call.shape, call.labels())
 
 
+@rule("copy")
+def copy(call: Call) -> Labels:
+    """The values of another tensor."""
+    return broadcast(call["src"], call.shape)
+
+
 @rule("prelu")
 def prelu(call: Call) -> Labels:
     """A slope for each channel, or one for all."""
@@ -58,7 +65,7 @@ def prelu(call: Call) -> Labels:
 
 @rule(
     "zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "empty_like",
-    "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor",
+    "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "zero", "fill",
 )  # fmt: skip
 def filled(call: Call) -> Labels:
     """A tensor with one value everywhere."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mergekit_perm.derive.labels import Labels
 from mergekit_perm.derive.primitives import (
     concatenate,
@@ -9,8 +11,9 @@ from mergekit_perm.derive.primitives import (
     opened,
     pinned,
     resized,
+    select,
 )
-from mergekit_perm.derive.rules.table import Call, NoRule, rule
+from mergekit_perm.derive.rules.table import Call, rule
 
 
 @rule("cat", "concat", "concatenate")
@@ -43,17 +46,18 @@ def pad(call: Call) -> Labels:
 
 
 def _padded(call: Call, value: Labels, axis: int, before: int, after: int, filled: bool) -> Labels:
-    length = value.shape[axis] + before + after
-    simple = filled and len(value.axes[axis]) <= 1
-    if not set(value.digits(axis)) & value.mapped or not simple:
+    length = value.shape[axis]
+
+    def lengthened(to: int) -> list[int]:
+        return [to if i == axis else n for i, n in enumerate(value.shape)]
+
+    if not filled or not set(value.digits(axis)) & value.mapped:
         value = pinned(call.facts, value, [axis], "padded")
-        shape = [length if i == axis else n for i, n in enumerate(value.shape)]
-        return resized(value, shape)
-    if before < 0 or after < 0:
-        raise NoRule
-    sides = [
-        constant([width if i == axis else n for i, n in enumerate(value.shape)])
-        for width in (before, after)
-    ]
-    parts = [sides[0], value, sides[1]]
-    return concatenate(call.facts, parts, axis)
+        return resized(value, lengthened(length + before + after))
+    kept = np.arange(length)[max(0, -before) : length - max(0, -after)]
+    before, after = max(0, before), max(0, after)
+    value = select(call.facts, value, axis, kept)
+    # Both sides are one constant, whose coordinates may swap.
+    sides = constant(lengthened(before + after))
+    joined = concatenate(call.facts, [value, sides], axis)
+    return select(call.facts, joined, axis, np.roll(np.arange(joined.shape[axis]), before))

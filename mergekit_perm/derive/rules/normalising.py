@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from mergekit_perm.derive.labels import Labels
+from mergekit_perm.derive.labels import Labels, unlabelled
 from mergekit_perm.derive.primitives import combine, normalise, pinned, reshape, select
 from mergekit_perm.derive.rules.products import with_bias
 from mergekit_perm.derive.rules.table import Call, rule
@@ -19,6 +21,13 @@ def batch_norm(call: Call) -> Labels:
     for name in ("running_mean", "running_var", "weight", "bias"):
         value = with_bias(call.facts, value, call[name], 1)
     return value
+
+
+@rule("_native_batch_norm_legit_no_training", "_native_batch_norm_legit_functional")
+def native_batch_norm(call: Call) -> list[Labels]:
+    """The same with its statistics."""
+    filled = {"training": False, **call.arguments}
+    return [batch_norm(replace(call, arguments=filled)), *map(unlabelled, call.shapes[1:])]
 
 
 @rule("instance_norm")
@@ -51,6 +60,15 @@ def group_norm(call: Call) -> Labels:
     for name in ("weight", "bias"):
         value = with_bias(call.facts, value, call[name], 1)
     return value
+
+
+@rule("_weight_norm")
+def weight_norm(call: Call) -> Labels:
+    """Directions `v` of length 1, one for each coordinate of an axis, scaled by `g`."""
+    value, axis = call["v"], call["dim"]
+    others = [i for i in range(len(value.axes)) if i != axis]
+    scaled = [normalise(call.facts, value, others), call["g"]]
+    return combine(call.facts, value.shape, scaled)
 
 
 @rule("softmax", "log_softmax", "_softmax", "softmin")

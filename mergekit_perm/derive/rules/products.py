@@ -29,7 +29,7 @@ def with_bias(facts: Facts, value: Labels, bias: Labels | None, axis: int) -> La
     return contract(facts, [(value, letters), (bias, letters[axis])], letters)
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(call: Call) -> Labels:
     """Products over the last axis of one and the last but one of the other."""
     left, right = call.labels()
@@ -58,6 +58,22 @@ def addmm(call: Call) -> Labels:
     return contract(
         call.facts, [(product, added), (operands[0], added[-len(operands[0].axes) :])], added
     )
+
+
+@rule("bilinear")
+def bilinear(call: Call) -> Labels:
+    """`input1` (..., i) times `weight` (o, i, j) times `input2` (..., j), plus `bias` (o)."""
+    one, other = call["input1"], call["input2"]
+    batch = _BATCH[: len(one.axes) - 1]
+    operands = [(one, batch + "i"), (call["weight"], "oij"), (other, batch + "j")]
+    return with_bias(call.facts, contract(call.facts, operands, batch + "o"), call["bias"], -1)
+
+
+@rule("outer")
+def outer(call: Call) -> Labels:
+    """All products of the entries of two vectors."""
+    left, right = call.labels()
+    return contract(call.facts, [(left, "x"), (right, "y")], "xy")
 
 
 @rule("einsum")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mergekit_perm.derive.primitives import pinned, resized
+import re
+
+from mergekit_perm.derive.primitives import frozen, pinned, resized
 from mergekit_perm.derive.rules.table import Call, rule
 
 
@@ -16,8 +18,11 @@ def resample(call: Call) -> object:
     """Along the last axes, for each channel alike."""
     several = isinstance(call.shapes, list)
     shape = call.shapes[0] if several else call.shape
-    value = call.labels()[0]
-    first = 1 if len(value.axes) == 2 else 2
+    value, *others = call.labels()
+    for grid in others:
+        frozen(call.facts, grid, "places to sample at")
+    dimensions = re.search(r"(\d)d", call.name)
+    first = len(value.axes) - int(dimensions[1]) if dimensions else 2
     value = pinned(call.facts, value, range(first, len(value.axes)), "resampled positions")
     value = resized(value, shape)
     return [value, value] if several else value

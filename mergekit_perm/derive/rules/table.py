@@ -23,12 +23,14 @@ class Call:
         name: the operation, such as "conv2d".
         arguments: by name in the operation's schema, defaults filled in; tensors are labels.
         shapes: of the result: one shape, or a list of them for operations with several results.
+        wanted: of several results, the numbers of those that are used.
     """
 
     facts: Facts
     name: str
     arguments: Mapping[str, Any]
     shapes: Any
+    wanted: frozenset[int] = frozenset()
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]

@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mergekit_perm import __version__
+from mergekit_perm.cli.permspec import permspec_app
+from mergekit_perm.cli.shared import AsJson, progress_bars
 from mergekit_perm.errors import PermMergeError, RunError, SpecError, suggest
-from mergekit_perm.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mergekit_perm.pipeline import Plan
@@ -31,10 +30,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-)
-permspec_app = typer.Typer(
-    help="Permutation specs: which neurons of an architecture may be permuted.",
-    no_args_is_help=True,
 )
 app.add_typer(permspec_app, name="permspec")
 
@@ -51,14 +46,6 @@ Out = Annotated[
 Device = Annotated[
     str | None,
     typer.Option(metavar="D", help="auto, cpu, cuda, cuda:N or mps; overrides the spec."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Architecture = Annotated[
-    str | None, typer.Option(help="Verify for this architecture instead of the spec's own.")
-]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--options", metavar="K=V", help="An option of the architecture; repeatable."),
 ]
 
 
@@ -101,7 +88,7 @@ def run(
     from mergekit_perm import pipeline
 
     folder = out or pipeline.default_folder(loaded)
-    with _progress() as progress:
+    with progress_bars() as progress:
         report = pipeline.run(
             loaded,
             out=folder,
@@ -171,98 +158,6 @@ def report(
     _show_report(run, as_json=as_json)
 
 
-@permspec_app.command("verify")
-def permspec_verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A permutation spec.")],
-    architecture: Architecture = None,
-    options: Options = None,
-    as_json: AsJson = False,
-) -> None:
-    """Prove that a permutation spec preserves its architecture's function, in float64."""
-    from dataclasses import asdict
-
-    from mergekit_perm import checkpoints, derive
-    from mergekit_perm.permspec import PermutationSpec
-
-    spec = PermutationSpec.load(file)
-    built = architecture or spec.architecture
-    if built is None:
-        raise SpecError(f"{file}: names no architecture; give one with --architecture")
-    module, inputs = derive.probe(built, {**spec.options, **_pairs(options)})
-    found = derive.from_file(file, checkpoints.shapes(module))
-    with _progress() as progress:
-        proof = derive.verify(found.spec, module, inputs, progress=progress)
-    if as_json:
-        typer.echo(json.dumps(asdict(proof), indent=2))
-        return
-    weakest = min(proof.controls, key=lambda group: proof.controls[group], default=None)
-    control = "no group of two elements or more, so nothing moves"
-    if weakest is not None:
-        control = (
-            "permuted on one tensor alone, the least change is "
-            f"{proof.controls[weakest]:.1e} ({weakest})"
-        )
-    typer.echo(
-        f"{file}: verified for {built}\n"
-        f"  outputs differ by {proof.difference:.1e} of their size under {proof.members} random "
-        "members of the group (float64)\n"
-        f"  {len(proof.sizes)} groups; {control}\n"
-        f"  coverage {proof.coverage:.4f} of the parameter elements, {proof.seconds:.1f} s"
-    )
-
-
-@permspec_app.command("show")
-def permspec_show(
-    which: Annotated[str, typer.Argument(metavar="ARCH|FILE")], options: Options = None
-) -> None:
-    """Print a permutation spec: a file, a shipped one, or a built-in's for its options."""
-    from mergekit_perm import shipped
-    from mergekit_perm.permspec import PermutationSpec
-
-    known = shipped.architecture_specs()
-    if which in known and not options:
-        path = known[which]
-    elif Path(which).is_file():
-        path = Path(which)
-    else:
-        _show_builtin(which, options, known)
-        return
-    PermutationSpec.load(path)  # a file with problems is not shown as if it had none
-    typer.echo(path.read_text(encoding="utf-8"), nl=False)
-
-
-@permspec_app.command("list")
-def permspec_list(as_json: AsJson = False) -> None:
-    """List the permutation specs that come with perm-merge."""
-    from mergekit_perm import shipped
-    from mergekit_perm.permspec import PermutationSpec
-
-    rows = []
-    for name, path in shipped.architecture_specs().items():
-        spec = PermutationSpec.load(path)
-        rows.append({"name": name, "groups": len(spec.groups), "top": len(spec.groups.top())})
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    width = max(len(str(row["name"])) for row in rows)
-    typer.echo(f"{'architecture':<{width}}  groups  outermost")
-    for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {row['groups']:>6}  {row['top']:>9}")
-
-
-def _show_builtin(which: str, options: list[str] | None, known: Any) -> None:
-    from mergekit_perm import networks
-
-    text = networks.permutation_spec_text(which, _pairs(options))
-    if text is None:
-        names = sorted({*networks.BUILTINS, *known})
-        raise SpecError(
-            f"no permutation spec '{which}'{suggest(which, names)}; known: {', '.join(names)}, "
-            "or the path of a file"
-        )
-    typer.echo(text, nl=False)
-
-
 def _load(text: str, overrides: list[str] | None) -> RunSpec:
     """Load the run spec that `text` names: a file, stdin, or one that is shipped."""
     from mergekit_perm import shipped, spec
@@ -277,18 +172,6 @@ def _load(text: str, overrides: list[str] | None) -> RunSpec:
             )
         path = str(known[text])
     return spec.load(path, overrides=overrides or ())
-
-
-def _pairs(options: list[str] | None) -> dict[str, Any]:
-    from mergekit_perm import yaml_document
-
-    pairs = {}
-    for option in options or ():
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise SpecError(f"--options {option}: expected KEY=VALUE")
-        pairs[key] = yaml_document.read(value, file=f"--options {option}").data
-    return pairs
 
 
 def _show_report(run: Path, *, as_json: bool) -> None:
@@ -314,32 +197,3 @@ def _show_plan(plan: Plan, folder: Path) -> None:
         f"{todo} of {len(plan.steps)} stages to do, {plan.points} mixtures to measure in all, "
         f"about {plan.peak_memory / 2**20:,.0f} MiB of memory at most, into {folder}"
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Yield a listener that draws bars on stderr, or none when that is no terminal."""
-    if not sys.stderr.isatty():
-        yield silent
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def listen(task: str, done: int, total: int, /) -> None:
-            if task not in tasks:
-                for finished in tasks.values():
-                    bars.update(finished, visible=False)
-                tasks[task] = bars.add_task(task, total=total)
-            bars.update(tasks[task], completed=done, total=total)
-
-        yield listen

@@ -1,0 +1,78 @@
+"""Probes run: small where a network takes any size, and an error that says why where none does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from mergekit_perm import derive, networks
+from mergekit_perm.errors import NetworkError
+
+torch.set_num_threads(1)
+
+# The size of the images: 64 where that leaves a map of 2x2; more where it does not, where the
+# network has a least size, or where 64 fails; its own where it takes no other.
+SIZES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
+    ("resnet18", {}, (3, 64, 64)),
+    ("resnet18", {"in_chans": 1}, (1, 64, 64)),
+    ("shvit_s1", {}, (3, 128, 128)),  # its last map is 1/64 of the image
+    ("inception_v3", {}, (3, 96, 96)),  # convolves without padding until nothing is left of 64
+    ("test_vit", {}, (3, 160, 160)),
+    ("test_vit", {"img_size": 48}, (3, 48, 48)),
+    ("test_vit", {"dynamic_img_size": True}, (3, 64, 64)),
+    ("test_efficientnet", {"features_only": True}, (3, 64, 64)),
+    ("resnet_cifar", {"depth": 8}, (3, 32, 32)),
+    ("mlp", {"in_features": 9}, (9,)),
+]
+
+
+@pytest.mark.parametrize(("architecture", "options", "shape"), SIZES)
+def test_a_probe_is_as_small_as_the_network_allows(
+    architecture: str, options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    module, inputs = derive.probe(architecture, options)
+    assert inputs.shape == (2, *shape) and not inputs[0].equal(inputs[1])
+    with torch.no_grad():
+        assert all(leaf.isfinite().all() for leaf in tree_leaves(module(inputs)))
+
+
+MODULES = """
+import torch
+from torch import nn
+
+class Choosy(nn.Module):
+    input_shape = (3,)
+    def forward(self, x):
+        raise ValueError("this network needs\\n two images")
+
+def choosy():
+    return Choosy()
+"""
+
+
+def test_a_network_that_does_not_run_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "choosy_networks.py").write_text(MODULES)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NetworkError) as error:
+        derive.probe("choosy_networks:choosy", {})
+    assert str(error.value) == (
+        "choosy_networks:choosy does not run on inputs of shape (2, 3): "
+        "ValueError: this network needs two images"
+    )
+
+
+def test_the_least_edge_is_known_only_where_a_network_takes_several_sizes() -> None:
+    def least(architecture: str, **options: Any) -> int | None:
+        return networks.least_edge(networks.build(architecture, options, seed=0), options)
+
+    assert least("resnet18") == least("resnet18", features_only=True) == 64
+    assert least("resnet18", features_only=True, out_indices=(1, 2)) == 16
+    assert least("halonet26t") == 256
+    assert least("test_vit") is None
+    assert least("mlp") is None
