@@ -47,6 +47,9 @@ class Cells:
 
 def find_cells(facts: Facts) -> Cells:
     """Return the cells that `facts` leave."""
+    if not facts.count:
+        none: Indices = np.empty(0, dtype=np.int64)
+        return Cells(none, none, [], mixed(none))
     node = components(facts.count, facts.matches)
     roles = _roles(facts, node)
     colour, edges = _stable(facts, node, roles)
@@ -242,7 +245,8 @@ class _Merging:
             for number, found in self.within.items()
             if number not in self.into
         }
-        return Cells(cell[node], place[node], self.sizes, kind, within, self.conflicts)
+        conflicts = {self.resolved(number)[0] for number in self.conflicts}
+        return Cells(cell[node], place[node], self.sizes, kind, within, conflicts)
 
     def _functions(
         self, child: Indices, parent: Indices, kind: Colours
@@ -310,11 +314,35 @@ class _Merging:
         self.pending += moved
 
     def _implied(self, cell: int) -> Iterator[tuple[int, int, Indices]]:
-        """Yield functions between two cells that `cell` lies in, where one determines the other."""
+        """Yield functions that follow from those of `cell` into other cells, taken in pairs.
+
+        Where one determines the other, there is a function between the two cells. Where neither
+        does, both may determine a third: of heads that share keys, and dimensions of keys, the key.
+        """
         found = [(t, f) for t, fs in self.within.get(cell, {}).items() for f in fs]
-        for (s, f), (t, g) in itertools.permutations(found, 2):
-            if s == t and f is g:
-                continue
-            pairs = np.unique(f * self.sizes[t] + g)
-            if len(pairs) == self.sizes[s]:
-                yield s, t, pairs % self.sizes[t]
+        for (s, f), (t, g) in itertools.combinations(found, 2):
+            size, other = self.sizes[s], self.sizes[t]
+            pairs, back = np.unique(f * other + g), np.unique(g * size + f)
+            if len(pairs) == size:
+                yield s, t, pairs % other
+            if len(back) == other:
+                yield t, s, back % size
+            if len(pairs) > max(size, other):
+                yield from self._third(s, f, t, g)
+
+    def _third(self, s: int, f: Indices, t: int, g: Indices) -> Iterator[tuple[int, int, Indices]]:
+        """Yield functions from `s` and `t` to the finest blocks that are blocks of both."""
+        size = self.sizes[s]
+        block = components(size + self.sizes[t], [(f, size + g)])
+        count, via, through = int(block.max()) + 1, block[:size], block[size:]
+        known = (
+            target
+            for target, fs in self.within.get(s, {}).items()
+            for one in fs
+            for two in self.within.get(t, {}).get(target, [])
+            if self.sizes[target] == count and np.array_equal(one[f], two[g])
+        )
+        if count > 1 and next(known, None) is None:
+            self.sizes.append(count)
+            yield s, len(self.sizes) - 1, via
+            yield t, len(self.sizes) - 1, through

@@ -34,6 +34,9 @@ from mergekit_perm.errors import PermutationSpecError
 # How often groups that are asleep may be woken.
 _ATTEMPTS = 3
 
+# A first-order control of this size is plain, and no other tensor is looked at.
+_PLAIN = 1e-3
+
 
 @dataclass(slots=True)
 class Controls:
@@ -134,7 +137,7 @@ def _measure(trial: Trial, found: Controls, *, training: bool) -> None:
     def measure(name: str, parameter: torch.Tensor) -> None:
         gradient, parameter.grad = parameter.grad, None  # one gradient in memory at a time
         for group in groups_on[name]:
-            if gradient is not None and not found.changes[group] > found.enough:
+            if gradient is not None and found.changes[group] < _PLAIN:
                 move = _moved(trial, name, group) - parameter.detach()
                 change = abs(float(torch.vdot(gradient.flatten(), move.flatten())))
                 if math.isfinite(change):

@@ -9,7 +9,7 @@ read out   the groups' names, and every axis in the axis language      (naming, 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from mergekit_perm import axes, networks
 from mergekit_perm.axes import Axis, Fixed
 from mergekit_perm.derive.cells import Cells, find_cells
 from mergekit_perm.derive.facts import Facts
+from mergekit_perm.derive.inputs import Inputs
 from mergekit_perm.derive.interpret import Interpretation, interpret
 from mergekit_perm.derive.naming import group_names
 from mergekit_perm.derive.readout import NotExpressibleError, Reader
@@ -55,7 +56,7 @@ def derive(
     architecture: str | nn.Module,
     options: Mapping[str, Any] = {},
     *,
-    inputs: torch.Tensor | Sequence[Any] | None = None,
+    inputs: Inputs | None = None,
     strict: bool = False,
 ) -> PermutationSpec:
     """Return the permutation spec of a network, derived from the operations it performs.
@@ -66,9 +67,9 @@ def derive(
 
     Args:
         architecture: what `networks.build` builds, or a module, which is left as it is.
-        options: of the architecture.
-        inputs: one batch, or a sequence of arguments of the forward pass; by default made from
-            the shape that the network says it takes.
+        options: of the architecture; those that only fetch weights are left out.
+        inputs: one batch, a sequence of arguments of the forward pass, or a mapping of them by
+            name; by default made from the shape that the network says it takes.
         strict: refuse a network with an operation that has no rule.
 
     Raises:
@@ -82,19 +83,21 @@ def derivation(
     architecture: str | nn.Module,
     options: Mapping[str, Any] = {},
     *,
-    inputs: torch.Tensor | Sequence[Any] | None = None,
+    inputs: Inputs | None = None,
     strict: bool = False,
 ) -> Derivation:
     """Return what `derive` returns, and how it came about; arguments and errors as there."""
     began = time.perf_counter()
+    options = networks.without_weight_options(options)
     name = architecture if isinstance(architecture, str) else None
     if isinstance(architecture, str):
         module = networks.skeleton(architecture, options)
     else:
         module = architecture
-    given = _arguments(module, options, inputs)
+    if inputs is None:
+        inputs = torch.zeros(2, *networks.input_shape(module, options))
     built = time.perf_counter()
-    graphs = _traced(module, given)
+    graphs = _traced(module, inputs)
     traced = time.perf_counter()
     found = interpret(graphs, module)
     if strict and found.unruled:
@@ -111,17 +114,7 @@ def derivation(
     return Derivation(spec, dict(found.unruled), dict(found.ruled), seconds)
 
 
-def _arguments(
-    module: nn.Module, options: Mapping[str, Any], inputs: torch.Tensor | Sequence[Any] | None
-) -> Sequence[Any]:
-    if isinstance(inputs, torch.Tensor):
-        return [inputs]
-    if inputs is not None:
-        return inputs
-    return [torch.zeros(2, *networks.input_shape(module, options))]
-
-
-def _traced(module: nn.Module, inputs: Sequence[Any]) -> list[Graph]:
+def _traced(module: nn.Module, inputs: Inputs) -> list[Graph]:
     """Return the graph of evaluation, and that of training where it may read more parameters."""
     graphs = [trace(module, inputs)]
     if graphs[0].unread:
@@ -158,17 +151,19 @@ def _pin_tangled(facts: Facts, cells: Cells, structure: Structure) -> bool:
 
 
 def _pin_idle(facts: Facts, cells: Cells, structure: Structure) -> bool:
-    """Keep the order within groups that stand on one axis alone; tell whether there was any.
+    """Keep the order within groups that only say that a tensor repeats itself.
 
-    The network computes the same wherever such a group moves that axis, so there is nothing that
-    it would align, and no proof that it moves anything.
+    Those stand on one axis alone, of weights that meet equal values: the network depends on their
+    sum, whatever their order. Tell whether there was any such group.
     """
-    idle = [cell for cell, places in _places(facts, cells, structure).items() if places == 1]
+    alike = {int(cell) for elements in facts.alike for cell in np.unique(cells.cell[elements])}
+    places = _places(facts, cells, structure)
+    idle = [cell for cell, count in places.items() if count == 1 and cell in alike]
     for cell in idle:
         form = structure.forms[cell]
         assert isinstance(form, GroupCell)
         elements = np.flatnonzero(cells.cell == cell)
-        positions = facts.positions(form.size, "nothing else moves with it")
+        positions = facts.positions(form.size, "meets the same values")
         facts.project(elements, positions[form.index[cells.place[elements]] % form.size])
     return bool(idle)
 

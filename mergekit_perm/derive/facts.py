@@ -9,6 +9,9 @@ facts:
     project(a, b)     a_i lies in block b_i: it moves only as its block does
     part(a)           the elements of a only move among themselves
     freeze(a)         the elements of a stay where they are, for a reason
+
+Besides, `alike` keeps elements of coordinates at which some tensor has equal values: what only
+permutes such values is a symmetry and says nothing about the network.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ class Facts:
         self.projections: list[tuple[Indices, Indices]] = []
         self.parts: list[Indices] = []
         self.frozen: list[tuple[Indices, str]] = []
+        self.alike: list[Indices] = []
         self.where = ""
         self._blocks: dict[tuple[int, tuple[int, ...]], tuple[Indices, Map]] = {}
 
@@ -79,6 +83,12 @@ class Facts:
         """Return new elements that stay where they are."""
         elements = self.fresh((size,))
         self.freeze(elements, reason)
+        return elements
+
+    def equal(self, shape: Sequence[int]) -> Indices:
+        """Return new elements for coordinates at which a tensor has the same values."""
+        elements = self.fresh(shape)
+        self.alike.append(elements.reshape(-1))
         return elements
 
     def copies(self, elements: Indices) -> Indices:

@@ -33,9 +33,9 @@ from mergekit_perm.derive.nodes import (
 from mergekit_perm.derive.parameters import (
     constant_labels,
     first_names,
-    grouped_weights,
     named_tensors,
     parameter_labels,
+    parameters_in_blocks,
     statistics,
 )
 from mergekit_perm.derive.rules import RULES, Call, NoRule
@@ -68,6 +68,7 @@ def interpret(graphs: Sequence[Graph], module: nn.Module) -> Interpretation:
     for graph in graphs:
         interpreter.graph = graph
         interpreter.run(graph.nodes)
+    interpreter.freeze_unread(module)
     return interpreter.found
 
 
@@ -82,13 +83,13 @@ class _Interpreter:
         self.canonical = first_names(self.tensors)
         self.statistics = statistics(module)
         self.known: dict[str, Labels] = {}
-        self.groups = {name: n for graph in graphs for name, n in grouped_weights(graph).items()}
+        self.blocks = {k: v for graph in graphs for k, v in parameters_in_blocks(graph).items()}
 
     def run(self, nodes: Sequence[Node]) -> Any:
         """Interpret `nodes`; return the labels of what they output."""
         for node in nodes:
             if node.op == "placeholder":
-                if node not in self.labels:
+                if node.users and node not in self.labels:
                     self.labels[node] = self._input(node)
             elif node.op == "get_attr":
                 self.labels[node] = getattr(node.graph.owning_module, str(node.target))
@@ -120,7 +121,7 @@ class _Interpreter:
         if name not in self.known:
             shape = tuple(self.tensors[name].shape)
             self.found.tensors[name] = shape
-            self.known[name] = parameter_labels(self.facts, name, shape, self.groups.get(name, 1))
+            self.known[name] = parameter_labels(self.facts, name, shape, self.blocks.get(name))
         return self.known[name]
 
     def _constant(self, node: Node, value: Any) -> Any:
@@ -131,6 +132,12 @@ class _Interpreter:
         if isinstance(value, list | tuple):
             return [constant_labels(v) if isinstance(v, torch.Tensor) else v for v in value]
         return value
+
+    def freeze_unread(self, module: nn.Module) -> None:
+        """Freeze the parameters that no operation reads."""
+        for name, _ in module.named_parameters():
+            if name not in self.known:
+                primitives.frozen(self.facts, self._parameter(name), "not read by the network")
 
     def _freeze_outputs(self, node: Node) -> None:
         for output in [n for n in node.all_input_nodes if n.name in self.graph.outputs]:

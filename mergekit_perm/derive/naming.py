@@ -115,7 +115,9 @@ def _uses(facts: Facts, cells: Cells) -> dict[int, _Uses]:
 
 
 def _note(uses: _Uses, origin: Origin, axes: int) -> None:
-    module = origin.name.rpartition(".")[0] or origin.name
+    module, parametrised, _ = origin.name.partition(".parametrizations.")
+    if not parametrised:
+        module = origin.name.rpartition(".")[0] or origin.name
     if origin.axis == 0 and axes > 1:
         uses.writers[module] = None
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from mergekit_perm.derive import primitives
 from mergekit_perm.derive.facts import Facts
 from mergekit_perm.derive.labels import Labels, Map, Shape, unlabelled
 from mergekit_perm.derive.nodes import arguments, operation, shapes
+from mergekit_perm.derive.rules.elementwise import BROADCASTING
 from mergekit_perm.derive.trace import Graph
 
 # Constants with more entries than this are not looked into.
@@ -20,31 +23,39 @@ _MOST_ENTRIES = 2_000_000
 _STATISTICS = ("running_mean", "running_var")
 
 
-def parameter_labels(facts: Facts, name: str, shape: Shape, groups: int = 1) -> Labels:
-    """Return labels with elements of its own for every axis of a parameter.
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Where a parameter has elements of its own in every block of another axis.
 
-    The second axis of the weight of a grouped convolution, (groups x outputs, inputs, ...) or
-    transposed (groups x inputs, outputs, ...), has elements for each group of the convolution.
+    Attributes:
+        count: how many blocks.
+        outer: the axis that consists of these blocks.
+        inner: the axis whose coordinates move on their own in each of them.
     """
-    if groups == 1 or len(shape) < 2:
-        separate = tuple((length,) if length > 1 else () for length in shape)
-        maps: list[Map] = []
-        for axis, length in enumerate(shape):
-            if length > 1:
-                maps.append(Map((len(maps),), facts.fresh((length,), name, axis)))
-        return Labels(separate, tuple(maps))
-    outputs, inputs = shape[0] // groups, shape[1]
-    rows = tuple(size for size in (groups, outputs) if size > 1)
-    maps = [Map(tuple(range(len(rows))), facts.fresh((shape[0],), name, 0).reshape(rows))]
-    axes: list[Shape] = [rows]
-    count = len(rows)
-    for axis, length in enumerate(shape[1:], start=1):
-        axes.append((length,) if length > 1 else ())
-        if length > 1 and axis == 1:
-            maps.append(Map((0, count), facts.fresh((groups, inputs), name, 1, blocks=groups)))
-        elif length > 1:
-            maps.append(Map((count,), facts.fresh((length,), name, axis)))
-        count += length > 1
+
+    count: int
+    outer: int = 0
+    inner: int = 1
+
+
+def parameter_labels(facts: Facts, name: str, shape: Shape, blocks: Blocks | None = None) -> Labels:
+    """Return labels with elements of its own for every axis of a parameter."""
+    axes: list[Shape] = []
+    maps: list[Map] = []
+    count = first = 0
+    for axis, length in enumerate(shape):
+        sizes = [length]
+        if blocks is not None and axis == blocks.outer:
+            first, sizes = count, [blocks.count, length // blocks.count]
+        row = tuple(size for size in sizes if size > 1)
+        digits = tuple(range(count, count + len(row)))
+        axes.append(row)
+        count += len(row)
+        if row and blocks is not None and axis == blocks.inner:
+            joint = facts.fresh((blocks.count, length), name, axis, blocks=blocks.count)
+            maps.append(Map((first, *digits), joint))
+        elif row:
+            maps.append(Map(digits, facts.fresh((length,), name, axis).reshape(row)))
     return Labels(tuple(axes), primitives.join(facts, maps, {}))
 
 
@@ -89,26 +100,63 @@ def statistics(module: nn.Module) -> set[str]:
     return found
 
 
-def grouped_weights(graph: Graph) -> dict[str, int]:
-    """Return the number of groups of each weight that a grouped convolution uses.
+def parameters_in_blocks(graph: Graph) -> dict[str, Blocks]:
+    """Return the parameters that have elements of their own in every block of an axis.
 
-    A weight may reach it through other operations on parameters, such as standardisation.
+    Weights of grouped convolutions, (groups x outputs, inputs, ...) or transposed (groups x inputs,
+    outputs, ...), are such. They may reach it through other operations on parameters, such as
+    standardisation. So is what is only added to or multiplied with something the network computes,
+    and has two axes: (heads, dimensions), say.
     """
-    found: dict[str, int] = {}
+    found = _elementwise_tables(graph)
     for node in graph.nodes:
         if node.op == "call_function" and operation(node) in _CONVOLUTIONS:
             given = arguments(node)
             weight, groups = given["weight"], given["groups"]
             if groups > 1:
                 names = _parameters_behind(graph, weight)
-                found.update((name, groups) for name, shape in names if shape == shapes(weight))
+                found.update(
+                    (name, Blocks(groups)) for name, shape in names if shape == shapes(weight)
+                )
     return found
 
 
 _CONVOLUTIONS = frozenset(
-    {"conv1d", "conv2d", "conv3d", "convolution"}
-    | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+    {"conv1d", "conv2d", "conv3d"} | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 )
+
+
+def _elementwise_tables(graph: Graph) -> dict[str, Blocks]:
+    computed: set[Node] = set()
+    for node in graph.nodes:
+        kind, _ = graph.sources.get(node.name, ("", ""))
+        if kind == "input" or computed.intersection(node.all_input_nodes):
+            computed.add(node)
+
+    def beside_others(node: Node) -> bool:
+        return all(
+            beside_others(user)
+            if operation(user) in _VIEWS
+            else operation(user) in _ELEMENTWISE and user in computed
+            for user in node.users
+        )
+
+    found: dict[str, Blocks] = {}
+    for node in graph.nodes:
+        kind, name = graph.sources.get(node.name, ("", ""))
+        if kind == "parameter" and node.users and beside_others(node):
+            shape = shapes(node)
+            long = [axis for axis, length in enumerate(shape) if length > 1]
+            if len(long) == 2 and math.prod(shape) <= _MOST_JOINT:
+                found[name] = Blocks(shape[long[0]], *long)
+    return found
+
+
+_ELEMENTWISE = BROADCASTING | {"layer_norm", "rms_norm"}
+_VIEWS = frozenset({"clone", "contiguous", "expand", "expand_as", "squeeze", "to", "unsqueeze"})
+
+# Larger tables, such as position embeddings, have positions on their first axis.
+_MOST_JOINT = 65_536
 
 
 def _parameters_behind(graph: Graph, node: Node) -> list[tuple[str, Shape]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mergekit_perm import networks
 from mergekit_perm.errors import NetworkError
@@ -20,7 +21,8 @@ Shape = tuple[int, ...]
 def probe(architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, torch.Tensor]:
     """Return a new module and two random examples, small where the network takes any size.
 
-    Sizes are tried from small to large, up to the network's own, until one runs.
+    Sizes are tried from small to large, up to the network's own, until one runs that is not too
+    tiny for attention and convolutions.
 
     Raises:
         NetworkError: the architecture cannot be built, does not say what input it takes, or does
@@ -29,9 +31,16 @@ def probe(architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, tor
     module = networks.build(architecture, options, seed=0)
     for shape in _shapes(module, options):
         inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-        cause = _failure(module, inputs)
-        if cause is None:
-            return module, inputs
+        tiny, cause = _Tininess(), None
+        try:
+            with torch.no_grad(), tiny:
+                module(inputs.clone())
+        except Exception as error:
+            cause = error
+        if cause is None and not tiny.found:
+            break
+    if cause is None:  # what is tiny even at the network's own size is meant to be
+        return module, inputs
     reason = " ".join(str(cause).split()) or "no reason given"
     raise NetworkError(
         f"{architecture} does not run on inputs of shape {tuple(inputs.shape)}: "
@@ -49,10 +58,32 @@ def _shapes(module: nn.Module, options: Mapping[str, Any]) -> Iterator[Shape]:
     yield (channels, *own)
 
 
-def _failure(module: nn.Module, inputs: torch.Tensor) -> Exception | None:
-    try:
-        with torch.no_grad():
-            module(inputs.clone())
-    except Exception as cause:
-        return cause
-    return None
+class _Tininess(TorchFunctionMode):
+    """Finds out whether an image is so small that some operations have nothing left to do.
+
+    Attention over one token does not look at queries and keys, and a convolution over one pixel
+    only at the centre of its kernel.
+    """
+
+    found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func` and look at the shapes that it gets."""
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        given = {**dict(zip(_ARGUMENTS.get(name, ()), args, strict=False)), **(kwargs or {})}
+        if name == "softmax":
+            self.found |= result.shape[given.get("dim") or 0] == 1
+        elif name == "scaled_dot_product_attention":
+            self.found |= given["key"].shape[-2] == 1
+        elif name == "conv2d":
+            image, kernel = given["input"].shape[2:], given["weight"].shape[2:]
+            self.found |= max(image) == 1 < max(kernel)
+        return result
+
+
+_ARGUMENTS = {
+    "softmax": ("input", "dim"),
+    "scaled_dot_product_attention": ("query", "key"),
+    "conv2d": ("input", "weight"),
+}

@@ -28,7 +28,8 @@ from mergekit_perm.derive.cells import Cells, Colours
 from mergekit_perm.derive.structure import Factor, GroupCell, Structure
 from mergekit_perm.permutation import Indices
 
-# A base that stands on an axis in more pieces than this is written as a list of coordinates.
+# A base that stands on an axis in more pieces than this, or in pieces of fewer than two coordinates
+# on average, is written as a list of coordinates.
 _MOST_PIECES = 16
 
 
@@ -172,7 +173,7 @@ def expression(
     """
     straight = _straight(bases, number, code)
     choices = [(straight, np.arange(len(code)))]
-    if len(straight) > len(bases):
+    if _length(straight) > len(bases):
         choices += _interleaved(bases, number, code)
     fitting = [terms for terms, order in choices if _in_turn(number, code, kinds, order)]
     if not fitting:
@@ -267,7 +268,7 @@ def pieces(whole: tuple[Axis, int], index: Indices) -> list[Axis]:
         stop = int(index[-1]) + (1 if step > 0 else -1)
         return [Slice(base, int(index[0]), stop if stop >= 0 else None, step)]
     cuts = np.flatnonzero(np.diff(index) != 1) + 1
-    if len(cuts) >= _MOST_PIECES:
+    if len(cuts) >= min(_MOST_PIECES, max(1, len(index) // 2)):
         return [Pick(base, tuple(index.tolist()))]
     return [
         base

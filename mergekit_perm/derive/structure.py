@@ -86,7 +86,8 @@ class Structure:
 def find_structure(cells: Cells) -> Structure:
     """Return what every cell that moves is, smaller ones first."""
     structure = Structure(tangled=set(cells.conflicts))
-    present = set(np.unique(cells.cell).tolist())
+    blocks = {target for found in cells.within.values() for target, _ in found}
+    present = set(np.unique(cells.cell).tolist()) | blocks
     for cell in sorted(present, key=lambda cell: (cells.sizes[cell], cell)):
         if cells.sizes[cell] > 1 and cell not in structure.tangled:
             _form(cells, structure, cell)

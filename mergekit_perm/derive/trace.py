@@ -15,14 +15,16 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
+from torch.nn.parameter import is_lazy
 
+from mergekit_perm.derive.exact import clear_caches
+from mergekit_perm.derive.inputs import Inputs, arguments_of
 from mergekit_perm.derive.nodes import is_in_place, operation, place_of, tensors_of
 from mergekit_perm.errors import DerivationError
 
@@ -51,16 +53,18 @@ class Graph:
         return [self.sources[n][1] for n in inputs if self.sources[n][0] == "parameter"]
 
 
-def trace(module: nn.Module, inputs: Sequence[Any], *, training: bool = False) -> Graph:
+def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Graph:
     """Return the graph of `module` run on `inputs`, in evaluation mode or in training mode.
 
     Raises:
         DerivationError: the forward pass depends on data, or cannot run; the message has the place
             in the source.
     """
+    _check_shapes(module)
+    clear_caches(module)  # what was computed from parameters would be taken for constants
     try:
         with _quiet(), _in_mode(module, training):
-            program = torch.export.export(module, tuple(inputs), strict=False)
+            program = torch.export.export(module, *arguments_of(inputs), strict=False)
             if _writes_into_shared_memory(program):
                 # What is written in place shows in other tensors: have new tensors instead.
                 program = program.run_decompositions({})
@@ -89,7 +93,7 @@ def _writes_into_shared_memory(program: ExportedProgram) -> bool:
                 names = [n for memory in _memory(target) for n in sharing.get(memory, [])]
                 if any(last.get(n, 0) > number for n in names if n is not target):
                     return True
-                if target.op == "placeholder" and part is not program.graph_module:
+                if part is not program.graph_module and any(n.op == "placeholder" for n in names):
                     return True
             for memory in _memory(node):
                 sharing.setdefault(memory, []).append(node)
@@ -99,6 +103,15 @@ def _writes_into_shared_memory(program: ExportedProgram) -> bool:
 def _memory(node: Node) -> set[int]:
     """Return numbers of the memory in which the tensors lie that `node` gives."""
     return {tensor.untyped_storage()._cdata for tensor in tensors_of(node)}
+
+
+def _check_shapes(module: nn.Module) -> None:
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise DerivationError(
+                f"'{name}' of {type(module).__name__} has no shape before the first forward pass: "
+                "run the network on a batch once, where it is built"
+            )
 
 
 @contextmanager
@@ -156,7 +169,7 @@ def _refused(module: nn.Module, what: str) -> str:
 
 
 # Files that are no code of a network.
-_LIBRARY = re.compile(r"/(torch|mergekit_perm/derive|contextlib)(/|\.py)|^<")
+_LIBRARY = re.compile(r"/(torch|mergekit_perm/derive|contextlib|inspect)(/|\.py)|^<")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from mergekit_perm import action
 from mergekit_perm.derive.exact import clear_caches, same_draws
+from mergekit_perm.derive.inputs import Inputs, output_of
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.permspec import Permutations, PermutationSpec
 
@@ -53,10 +54,10 @@ class Trial:
     Args:
         module: a generic network.
         spec: a spec bound to it.
-        inputs: a batch that the network takes.
+        inputs: what the network takes, in float64.
     """
 
-    def __init__(self, module: nn.Module, spec: PermutationSpec, inputs: torch.Tensor) -> None:
+    def __init__(self, module: nn.Module, spec: PermutationSpec, inputs: Inputs) -> None:
         self.module, self.spec, self.inputs = module, spec, inputs
         self.tensors = _tensors(module, spec)
 
@@ -88,7 +89,7 @@ class Trial:
         clear_caches(self.module)
         self.module.train(training)
         with same_draws(seed):
-            outputs = self.module(self.inputs.clone())
+            outputs = output_of(self.module, self.inputs)
         return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
 
     @contextmanager

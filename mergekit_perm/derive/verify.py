@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import nn
 
 from mergekit_perm import checkpoints
@@ -22,6 +21,7 @@ from mergekit_perm.derive.blame import not_preserved
 from mergekit_perm.derive.controls import complete, to_first_order
 from mergekit_perm.derive.exact import float64_throughout
 from mergekit_perm.derive.generic import make_generic
+from mergekit_perm.derive.inputs import Inputs, in_float64
 from mergekit_perm.derive.probe import probe
 from mergekit_perm.derive.trial import Outcome, Trial, largest
 from mergekit_perm.errors import PermutationSpecError
@@ -68,7 +68,7 @@ class Proof:
 def verify(
     spec: PermutationSpec,
     module: nn.Module | None = None,
-    inputs: torch.Tensor | None = None,
+    inputs: Inputs | None = None,
     *,
     members: int = 3,
     seed: int = 0,
@@ -81,7 +81,8 @@ def verify(
         spec: the spec, bound or not.
         module: the network; changed in place to float64, made generic and permuted, so pass a
             fresh one. By default the architecture that the spec names is built.
-        inputs: a batch that the network takes, (examples, ...); goes with `module`.
+        inputs: one batch, (examples, ...), a sequence of arguments of the forward pass, or a
+            mapping of them by name; goes with `module`.
         members: how many random members of the whole group to try.
         seed: of the generic weights and the random members.
         tolerance: the largest relative change of the outputs that counts as rounding.
@@ -99,7 +100,7 @@ def verify(
     task, steps = f"verifying {spec.architecture or 'permutation spec'}", members + 2
     progress(task, 0, steps)
     with float64_throughout():
-        inputs = inputs.double() if inputs.is_floating_point() else inputs
+        inputs = in_float64(inputs)
         trial = Trial(make_generic(module, inputs, seed=seed), bound, inputs)
         controls = to_first_order(trial, tolerance * _CONTROL_MARGIN)
         references, training = _references(trial)

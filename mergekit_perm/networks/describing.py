@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def input_shape(module: nn.Module, options: Mapping[str, Any] = {}) -> tuple[int
     """Return the shape of one example, without the batch axis.
 
     Args:
-        module: a network; one from a Python path says it in an attribute ``input_shape``.
+        module: a network; one from a Python path says it in an attribute ``input_shape``, unless
+            it is one of torchvision's classifiers.
         options: what it was built with; timm's ``in_chans`` and ``img_size`` override its default.
 
     Raises:
@@ -43,7 +45,7 @@ def input_shape(module: nn.Module, options: Mapping[str, Any] = {}) -> tuple[int
     declared = getattr(module, "input_shape", None)
     if isinstance(declared, Sequence) and not isinstance(declared, str):
         return tuple(int(length) for length in declared)
-    size = _pretrained_cfg(module).get("input_size")
+    size = _pretrained_cfg(module).get("input_size") or _torchvision_size(module)
     if size is None:
         raise NetworkError(
             f"{type(module).__name__} does not say what input it takes: set an attribute on the "
@@ -178,6 +180,18 @@ def _current_input(
 def _pretrained_cfg(module: nn.Module) -> dict[str, Any]:
     cfg = getattr(module, "pretrained_cfg", None)
     return dict(cfg) if isinstance(cfg, Mapping) else {}
+
+
+def _torchvision_size(module: nn.Module) -> tuple[int, int, int] | None:
+    """Return what a classifier of torchvision takes; None for every other module.
+
+    Those that take one size alone keep it in an attribute, all but MaxViT.
+    """
+    kind = type(module)
+    if not re.fullmatch(r"torchvision\.models\.\w+", kind.__module__):
+        return None
+    edge = 299 if kind.__name__ == "Inception3" else getattr(module, "image_size", 224)
+    return (3, edge, edge)
 
 
 def _has_fixed_size(cfg: Mapping[str, Any], options: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ single zero seen at every place afterwards. Buffers (index tables, masks) keep t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -13,6 +14,7 @@ from unittest import mock
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.parameter import is_lazy
 
 
 def without_weights(make: Callable[[], nn.Module]) -> nn.Module:
@@ -22,7 +24,8 @@ def without_weights(make: Callable[[], nn.Module]) -> nn.Module:
     usual, and only the memory is given up.
     """
     try:
-        with _fake_parameters():
+        with _fake_parameters(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about copies of fake tensors
             module = make()
         hollow(module)
     except Exception:  # whatever it was, `make` alone raises it again
@@ -34,12 +37,12 @@ def without_weights(make: Callable[[], nn.Module]) -> nn.Module:
 def hollow(module: nn.Module) -> None:
     """Replace every parameter of `module`, in place, by zeros that share one element of memory.
 
-    Parameters that are one object stay one object.
+    Parameters that are one object stay one object; those without a shape yet stay as they are.
     """
     replaced: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part._parameters.items():
-            if parameter is not None:
+            if parameter is not None and not is_lazy(parameter):
                 if id(parameter) not in replaced:
                     replaced[id(parameter)] = _zero(parameter)
                 part._parameters[name] = replaced[id(parameter)]
@@ -50,6 +53,8 @@ def hollow(module: nn.Module) -> None:
 
 def _zero(parameter: torch.Tensor) -> nn.Parameter:
     zero = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+    if parameter.shape[-1:] == (2,):
+        zero = zero.contiguous()  # pairs may be viewed as complex numbers, if they lie side by side
     return nn.Parameter(zero, requires_grad=False)
 
 

@@ -76,7 +76,7 @@ class Writer:
     def step(self) -> None:
         i = self.source()
         shape = self.shapes[i]
-        name = self.pick(*STEPS)
+        name = self.pick(*STEPS, *OFTEN)
         STEPS[name](self, i, shape)
 
     def head(self) -> None:
@@ -85,6 +85,7 @@ class Writer:
         self.add("head", lambda t: head(torch.sigmoid(t[-1]).flatten(1)))
 
 
+OFTEN = ("linear", "convolution", "convolution", "attention", "attention", "split_axis")
 STEPS: dict[str, Callable[[Writer, int, torch.Size], None]] = {}
 
 

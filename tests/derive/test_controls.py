@@ -183,7 +183,7 @@ def test_a_group_that_sleeps_is_woken_and_then_proven() -> None:
     proof = verify(HIDDEN, asleep(), 5, 4)
     assert proof.controls["hidden"] > 1e-6 and proof.finite == []
     for dropped in ("  a.bias: [hidden]\n", "  b.weight: [2, hidden]\n"):
-        with pytest.raises(PermutationSpecError, match="changes the function|moves nothing"):
+        with pytest.raises(PermutationSpecError, match=r"changes the function|moves nothing"):
             verify(HIDDEN.replace(dropped, ""), asleep(), 5, 4)
 
 

@@ -118,3 +118,25 @@ def test_the_same_seed_gives_the_same_network() -> None:
         states.append(make_generic(module, inputs.double(), seed=seed).state_dict())
     assert all(a.equal(b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert not states[0]["conv_stem.weight"].equal(states[2]["conv_stem.weight"])
+
+
+def test_rounding_stays_rounding_in_a_deep_network_without_shortcuts() -> None:
+    torch.manual_seed(0)
+    module, inputs = deep(32, 60, 1.0), torch.randn(16, 32, dtype=torch.float64)
+    make_generic(module, inputs, seed=0)
+    for training in (False, True):
+        module.train(training)
+        outputs, step = module(inputs), 1e-10 * torch.randn(16, 32, dtype=torch.float64)
+        # 1.2 ** 60 would be 56,000.
+        assert (module(inputs + step) - outputs).norm() < 2000 * step.norm()
+
+
+def test_hardly_a_unit_is_off_for_every_example() -> None:
+    module, inputs = derive.probe("legacy_seresnet18", {})
+    make_generic(module, inputs.double(), seed=0)
+    gates = {n: p for n, p in module.named_parameters() if n.endswith("se_module.fc1.bias")}
+    module(inputs.double()).square().sum().backward()
+    off = [
+        float((bias.grad == 0).double().mean()) for bias in gates.values() if bias.grad is not None
+    ]
+    assert len(off) == 8 and sum(off) / len(off) < 0.3

@@ -99,9 +99,9 @@ def _piece(facts: Facts, part: Labels, digits: list[int], along: int, length: in
         return touching[0].elements
     if not touching and len(digits) == 1:
         if along in part.constant:
-            return facts.fresh(shape)
+            return facts.equal(shape)
         return facts.positions(length, f"joined with {part.places}")
-    whole = facts.fresh(shape)
+    whole = facts.equal(shape) if set(digits) & part.constant else facts.fresh(shape)
     for map_ in part.maps:
         if set(map_.digits) <= set(digits):
             facts.project(whole, expanded(map_, digits))

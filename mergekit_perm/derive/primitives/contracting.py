@@ -29,6 +29,7 @@ def contract(
     """
     letters = list(dict.fromkeys("".join(spelled for _, spelled in operands) + out))
     operands = aligned(facts, operands)
+    _note_sums(facts, operands, out)
     space = {letter: _letter_digits(letter, operands, sizes) for letter in letters}
     starts = dict(
         zip(letters, itertools.accumulate([0, *(len(space[x]) for x in letters)]), strict=False)
@@ -75,6 +76,21 @@ def aligned(facts: Facts, operands: Sequence[tuple[Labels, str]]) -> list[tuple[
                 labels = refined(facts, labels, axis, digits)
         result.append((labels, spelled))
     return result
+
+
+def _note_sums(facts: Facts, operands: Sequence[tuple[Labels, str]], out: str) -> None:
+    """Note the elements that are summed away with nothing beside them but equal values."""
+    axes = [(labels, x, axis) for labels, spelled in operands for axis, x in enumerate(spelled)]
+    for letter in {letter for _, letter, _ in axes} - set(out):
+        there = [(labels, labels.digits(axis)) for labels, x, axis in axes if x == letter]
+        for place in range(max(len(digits) for _, digits in there)):
+            varying = [
+                (labels, digits[place])
+                for labels, digits in there
+                if digits and digits[place] not in labels.constant
+            ]
+            for labels, digit in varying if len(varying) == 1 else ():
+                facts.alike += [m.elements.reshape(-1) for m in labels.maps if digit in m.digits]
 
 
 def _letter_digits(

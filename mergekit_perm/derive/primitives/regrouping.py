@@ -19,7 +19,7 @@ from mergekit_perm.derive.labels import (
     split,
     tidied,
 )
-from mergekit_perm.derive.primitives.fixing import pinned, plain, replaced
+from mergekit_perm.derive.primitives.fixing import plain, replaced
 from mergekit_perm.permutation import Indices
 
 # An axis with more coordinates than this is not taken apart; what it carries is fixed instead.
@@ -77,7 +77,8 @@ def _whole(facts: Facts, labels: Labels, touching: Sequence[Map], union: Sequenc
         return np.empty(0, dtype=np.int64)
     if len(touching) == 1 and list(touching[0].digits) == list(union):
         return touching[0].elements
-    whole = facts.fresh([labels.sizes[digit] for digit in union])
+    shape = [labels.sizes[digit] for digit in union]
+    whole = facts.equal(shape) if set(union) & labels.constant else facts.fresh(shape)
     for map_ in touching:
         facts.project(whole, expanded(map_, union))
     for digit in set(union) - labels.mapped - labels.constant:
@@ -92,7 +93,7 @@ def reshape(facts: Facts, labels: Labels, shape: Sequence[int]) -> Labels:
         return labels
     for old, new in reversed(_blocks(labels.shape, shape)):
         if common_digits([_sizes(labels, old), _lengths(shape, new)]) is None:
-            labels = _one_axis(pinned(facts, labels, old, "cut at other places"), old)
+            labels = flattened(facts, _one_axis(labels, old), old[0])
     lengths = tuple(length for length in shape if length > 1)
     digits = common_digits([labels.sizes, lengths])
     assert digits is not None
@@ -134,8 +135,6 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
 
 
 def _one_axis(labels: Labels, axes: Sequence[int]) -> Labels:
-    """Return `labels` with neighbouring `axes`, whose coordinates are fixed, made one."""
+    """Return `labels` with neighbouring `axes` made one, which has the digits of all of them."""
     first, last = axes[0], axes[-1] + 1
-    joined = (*labels.axes[:first], _sizes(labels, axes), *labels.axes[last:])
-    whole = replace(labels, axes=joined)
-    return replaced(whole, first, (whole.shape[first],))
+    return replace(labels, axes=(*labels.axes[:first], _sizes(labels, axes), *labels.axes[last:]))

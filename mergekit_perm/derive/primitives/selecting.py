@@ -69,6 +69,7 @@ def _taken(facts: Facts, labels: Labels, axis: int, digit: int, index: Indices) 
                 facts.part(np.unique(elements))
             if repeated:
                 elements = facts.copies(elements)
+                facts.alike.append(elements.reshape(-1))
         maps.append(Map(digits, elements))
     place = digit - labels.digits(axis).start
     row = list(labels.axes[axis])

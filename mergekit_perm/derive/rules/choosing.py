@@ -20,8 +20,7 @@ from mergekit_perm.derive.primitives import (
 from mergekit_perm.derive.rules.table import Call, NoRule, rule
 
 
-@rule("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "unsafe_split",
-      "unsafe_chunk", "hsplit", "split_copy")  # fmt: skip
+@rule("chunk", "split", "split_with_sizes", "tensor_split", "unbind")
 def split(call: Call) -> list[Labels]:
     """An axis cut into pieces."""
     value, axis, single = call["self"], call.get("dim", 0), call.name == "unbind"
@@ -90,17 +89,24 @@ def index(call: Call) -> Labels:
     if any(isinstance(indices[axis], Labels) and indices[axis].maps for axis in named):
         raise NoRule
     whole = indices[named[0]]
-    if len(named) == 1 and isinstance(whole, torch.Tensor) and _plain_index(whole):
-        flat = whole.reshape(-1).numpy() % value.shape[named[0]]
+    length = value.shape[named[0]]
+    if len(named) == 1 and isinstance(whole, torch.Tensor) and _plain_index(whole, length):
+        flat = whole.reshape(-1).numpy() % length
         return reshape(call.facts, select(call.facts, value, named[0], flat), call.shape)
     if named != list(range(named[0], named[-1] + 1)):
         raise NoRule
     return _gathered(call, value, named)
 
 
-def _plain_index(at: torch.Tensor) -> bool:
-    """Tell whether a constant index names whole coordinates, each at most once."""
-    return at.dtype == torch.int64 and len(np.unique(at.numpy())) == at.numel()
+def _plain_index(at: torch.Tensor, length: int) -> bool:
+    """Tell whether a constant index names coordinates of an axis of `length`.
+
+    Tables of relative positions are read over and over: their coordinates are not followed.
+    """
+    return at.dtype == torch.int64 and at.numel() <= _MOST_REPEATS * length
+
+
+_MOST_REPEATS = 4
 
 
 def _gathered(call: Call, value: Labels, named: list[int]) -> Labels:

@@ -11,11 +11,11 @@ from mergekit_perm.derive.rules.products import with_bias
 from mergekit_perm.derive.rules.table import Call, NoRule, rule
 
 
-@rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution_mode")
+@rule("conv1d", "conv2d", "conv3d")
 def convolution(call: Call) -> Labels:
     """`input` (n, c, ...) with `weight` (o, c / groups, ...)."""
     value, weight, groups = call["input"], call["weight"], call["groups"]
-    if call.get("transposed") or len(value.axes) != len(weight.axes):
+    if len(value.axes) != len(weight.axes):
         raise NoRule  # a batch is missing
     if not _pointwise(call):
         value = pinned(

@@ -7,23 +7,22 @@ from mergekit_perm.derive.primitives import broadcast, combine, constant, contra
 from mergekit_perm.derive.rules.table import Call, rule
 
 # fmt: off
-_UNARY = frozenset(
+UNARY = frozenset(
     {
         "abs", "acos", "alias", "alpha_dropout", "angle", "asin", "atan", "bernoulli",
         "bitwise_not", "ceil", "celu", "clone", "_conj", "conj", "conj_physical", "contiguous",
         "cos", "cosh", "detach", "dropout", "elu", "erf", "erfc", "erfinv", "exp", "exp2", "expm1",
         "feature_alpha_dropout", "feature_dropout", "floor", "frac", "gelu", "hardshrink",
         "hardsigmoid", "hardswish", "hardtanh", "imag", "isfinite", "isinf", "isnan", "leaky_relu",
-        "lift_fresh", "lift_fresh_copy", "log", "log10", "log1p", "log2", "log_sigmoid",
-        "logical_not", "logit", "mish", "nan_to_num", "native_dropout", "neg", "positive", "real",
-        "reciprocal", "relu", "relu6", "resolve_conj", "round", "rrelu", "rsqrt", "selu", "sgn",
-        "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink", "softsign",
-        "special_erf", "special_expit", "sqrt", "square", "tan", "tanh", "tanhshrink", "threshold",
-        "to", "_to_copy", "trunc", "type_as",
+        "lift_fresh_copy", "log", "log10", "log1p", "log2", "log_sigmoid", "logical_not", "logit",
+        "mish", "nan_to_num", "neg", "positive", "real", "reciprocal", "relu", "relu6",
+        "resolve_conj", "round", "rrelu", "rsqrt", "selu", "sgn", "sigmoid", "sign", "silu", "sin",
+        "sinh", "softplus", "softshrink", "special_erf", "special_expit", "sqrt", "square", "tan",
+        "tanh", "threshold", "to", "_to_copy", "trunc", "type_as",
     }
 )
 
-_BROADCASTING = frozenset(
+BROADCASTING = frozenset(
     {
         "add", "addcdiv", "addcmul", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor",
         "clamp", "clamp_max", "clamp_min", "complex", "copysign", "div", "eq", "fmax", "fmin",
@@ -36,14 +35,13 @@ _BROADCASTING = frozenset(
 # fmt: on
 
 
-@rule(*_UNARY)
+@rule(*UNARY)
 def unary(call: Call) -> Labels:
     """A function of each coordinate: nothing is stated."""
-    first = call.labels()[0]
-    return first if first.shape == call.shape else combine(call.facts, call.shape, [first])
+    return call.labels()[0]
 
 
-@rule(*_BROADCASTING)
+@rule(*BROADCASTING)
 def broadcasting(call: Call) -> Labels:
     """A function of the coordinates at one place of several tensors."""
     return combine(call.facts, call.shape, call.labels())
@@ -60,7 +58,7 @@ def prelu(call: Call) -> Labels:
     """A slope for each channel, or one for all."""
     value, slopes = call["self"], call["weight"]
     letters = "abcdefgh"[: len(value.axes)]
-    return contract(call.facts, [(value, letters), (slopes, letters[1])], letters)
+    return contract(call.facts, [(value, letters), (slopes, letters[1:2] or letters)], letters)
 
 
 @rule(

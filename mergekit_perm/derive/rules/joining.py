@@ -31,12 +31,11 @@ def stack(call: Call) -> Labels:
     return concatenate(call.facts, parts, axis, apart=True)
 
 
-@rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d")
+@rule("pad", "constant_pad_nd")
 def pad(call: Call) -> Labels:
     """Constants before and after, or the tensor's own border once more."""
     value = call.labels()[0]
-    widths = call.get("pad") or call.get("padding")
-    filled = call.name == "constant_pad_nd" or call.get("mode") == "constant"
+    widths, filled = call["pad"], call.get("mode", "constant") == "constant"
     for place in range(len(widths) // 2):
         axis = len(value.axes) - 1 - place
         before, after = widths[2 * place : 2 * place + 2]
@@ -51,7 +50,8 @@ def _padded(call: Call, value: Labels, axis: int, before: int, after: int, fille
     def lengthened(to: int) -> list[int]:
         return [to if i == axis else n for i, n in enumerate(value.shape)]
 
-    if not filled or not set(value.digits(axis)) & value.mapped:
+    # An axis of several digits is padded to shift it against itself, as relative positions are.
+    if not filled or not set(value.digits(axis)) & value.mapped or len(value.axes[axis]) > 1:
         value = pinned(call.facts, value, [axis], "padded")
         return resized(value, lengthened(length + before + after))
     kept = np.arange(length)[max(0, -before) : length - max(0, -after)]

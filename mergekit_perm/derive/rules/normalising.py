@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mergekit_perm.derive.labels import Labels, unlabelled
-from mergekit_perm.derive.primitives import combine, normalise, pinned, reshape, select
+from mergekit_perm.derive.primitives import combine, normalise, pinned, reduce, reshape, select
 from mergekit_perm.derive.rules.products import with_bias
 from mergekit_perm.derive.rules.table import Call, rule
 
@@ -23,11 +23,15 @@ def batch_norm(call: Call) -> Labels:
     return value
 
 
-@rule("_native_batch_norm_legit_no_training", "_native_batch_norm_legit_functional")
+@rule("_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+      "_native_batch_norm_legit_functional")  # fmt: skip
 def native_batch_norm(call: Call) -> list[Labels]:
-    """The same with its statistics."""
-    filled = {"training": False, **call.arguments}
-    return [batch_norm(replace(call, arguments=filled)), *map(unlabelled, call.shapes[1:])]
+    """The same with its statistics, or with none."""
+    filled = {"training": False, "running_mean": None, "running_var": None, **call.arguments}
+    value = batch_norm(replace(call, arguments=filled))
+    channels = reduce(call.facts, value, [i for i in range(len(value.axes)) if i != 1])
+    rest = [channels if s == channels.shape else unlabelled(s) for s in call.shapes[1:]]
+    return [value, *rest]
 
 
 @rule("instance_norm")
@@ -71,7 +75,7 @@ def weight_norm(call: Call) -> Labels:
     return combine(call.facts, value.shape, scaled)
 
 
-@rule("softmax", "log_softmax", "_softmax", "softmin")
+@rule("softmax", "log_softmax")
 def softmax(call: Call) -> Labels:
     """Probabilities along an axis."""
     return normalise(call.facts, call["self"], [call["dim"]])
@@ -92,9 +96,3 @@ def glu(call: Call) -> Labels:
 def cumulative(call: Call) -> Labels:
     """Running sums: the axis is ordered."""
     return pinned(call.facts, call["self"], [call["dim"]], "ordered by a running sum")
-
-
-@rule("local_response_norm")
-def local_response_norm(call: Call) -> Labels:
-    """Neighbouring channels normalise one another: the axis is ordered."""
-    return pinned(call.facts, call.labels()[0], [1], "normalised by its neighbours")

@@ -7,7 +7,7 @@ from mergekit_perm.derive.primitives import combine, reduce
 from mergekit_perm.derive.rules.table import Call, NoRule, rule
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "norm", "linalg_vector_norm", "logsumexp",
+@rule("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "logsumexp",
       "any", "all", "prod", "nansum", "nanmean", "count_nonzero", "var_mean", "std_mean",
       "aminmax")  # fmt: skip
 def symmetric(call: Call) -> object:

@@ -8,7 +8,7 @@ from mergekit_perm.derive.rules.table import Call, NoRule, rule
 
 
 @rule("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as",
-      "_unsafe_view", "_reshape_alias", "ravel")  # fmt: skip
+      "_unsafe_view", "ravel")  # fmt: skip
 def regroup(call: Call) -> Labels:
     """A row-major view of the same coordinates."""
     return reshape(call.facts, call["self"], call.shape)
@@ -97,7 +97,7 @@ def pixel_unshuffle(call: Call) -> Labels:
     return reshape(call.facts, transposed(split, (0, 1, 3, 5, 2, 4)), call.shape)
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@rule("channel_shuffle")
 def channel_shuffle(call: Call) -> Labels:
     """Channels (groups, c) become (c, groups)."""
     value, groups = call["self"], call["groups"]

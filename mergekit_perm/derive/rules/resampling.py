@@ -8,12 +8,14 @@ from mergekit_perm.derive.primitives import frozen, pinned, resized
 from mergekit_perm.derive.rules.table import Call, rule
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-      "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d",
-      "adaptive_max_pool2d", "max_pool2d_with_indices", "upsample_bilinear2d", "upsample_linear1d",
-      "upsample_nearest1d", "upsample_nearest2d", "upsample_bicubic2d", "upsample_trilinear3d",
-      "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "_upsample_nearest_exact2d",
-      "grid_sampler", "grid_sampler_2d", "lp_pool2d")  # fmt: skip
+@rule("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices",
+      "avg_pool1d", "avg_pool2d", "avg_pool3d",
+      "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+      "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+      "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
+      "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+      "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
+      "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "grid_sampler")  # fmt: skip
 def resample(call: Call) -> object:
     """Along the last axes, for each channel alike."""
     several = isinstance(call.shapes, list)

@@ -1,0 +1,78 @@
+"""Convolutions of every kind, and weights that are computed first."""
+
+import torch
+from torch import nn
+from torch.nn import Conv1d, Conv2d, Conv3d, Linear
+from torch.nn import functional as F
+
+from tests.derive.tiny import IMAGE, SIGNAL, TOKENS, VOLUME, Case, hidden, image, weight
+
+# fmt: off
+CASES = {
+    "dense": image("4 5", lambda h, m: m.b(h), 5, b=Conv2d(4, 5, 3)),
+    "dense 1d": image("4 5", lambda h, m: m.b(h), 5, shape=SIGNAL, b=Conv1d(4, 5, 3)),
+    "dense 3d": image("4 5", lambda h, m: m.b(h), 5, shape=VOLUME, b=Conv3d(4, 5, 2)),
+    "padded": image("4 5", lambda h, m: m.b(h), 5, b=Conv2d(4, 5, 3, padding=1)),
+    "padded by name": image("4 5", lambda h, m: m.b(h), 5, b=Conv2d(4, 5, 3, padding="same")),
+    "reflecting": image("4 5", lambda h, m: m.b(h), 5,
+                        b=Conv2d(4, 5, 3, padding=1, padding_mode="reflect")),
+    "with strides": image("4 5", lambda h, m: m.b(h), 5, b=Conv2d(4, 5, 2, stride=2)),
+    "pointwise": image("4 5", lambda h, m: m.b(h), 5, b=Conv2d(4, 5, 1)),
+    "pointwise by name": image("4 5", lambda h, m: m.b(h), 5, b=Conv2d(4, 5, 1, padding="valid")),
+    "pointwise with strides": image("4 5", lambda h, m: m.b(h), 5, b=Conv2d(4, 5, 1, stride=2)),
+    # Tokens are the channels of this convolution, and channels its positions.
+    "pointwise along channels": Case("6", TOKENS, lambda m, x: m.z(m.b(m.a(x))), a=Linear(4, 6),
+                                     b=Conv1d(5, 5, 1), z=Linear(6, 3)),
+    "along channels, as in ECA": image("", lambda h, m: h * torch.sigmoid(
+        m.b(h.mean((2, 3))[:, None]).mT[..., None]), b=Conv1d(1, 1, 3, padding=1, bias=False)),
+
+    "grouped": image("2 2>2 2>3", lambda h, m: m.b(h), 6, b=Conv2d(4, 6, 3, groups=2),
+                     axes={"b.weight": "b, inner(a), 3, 3"}),
+    "grouped pointwise": image("2 2>2 2>3", lambda h, m: m.b(h), 6, b=Conv2d(4, 6, 1, groups=2)),
+    "grouped 1d": image("2 2>2 2>3", lambda h, m: m.b(h), 6, shape=SIGNAL,
+                        b=Conv1d(4, 6, 3, groups=2)),
+    "grouped twice": image("2 2>2 2>3 2>4", lambda h, m: m.c(m.b(h).relu()), 8,
+                           b=Conv2d(4, 6, 3, groups=2), c=Conv2d(6, 8, 1, groups=2)),
+    # What reverses both groups and triples of channels is lost: `inner` needs blocks that are alike.
+    "grouped otherwise": image("2 2 2", lambda h, m: m.c(m.b(h).relu()), 6, width=6,
+                               b=Conv2d(6, 6, 1, groups=2), c=Conv2d(6, 6, 1, groups=3)),
+    "depthwise": image("4", lambda h, m: m.b(h), b=Conv2d(4, 4, 3, groups=4),
+                       axes={"b.weight": "stream, 1, 3, 3"}),
+    "depthwise with a multiplier": image("4 4>2", lambda h, m: m.b(h), 8,
+                                         b=Conv2d(4, 8, 3, groups=4)),
+    "transposed": image("4 5", lambda h, m: m.b(h), 5, b=nn.ConvTranspose2d(4, 5, 2, 2)),
+    "transposed 1d": image("4 5", lambda h, m: m.b(h), 5, shape=SIGNAL,
+                           b=nn.ConvTranspose1d(4, 5, 2)),
+    "transposed 3d": image("4 5", lambda h, m: m.b(h), 5, shape=VOLUME,
+                           b=nn.ConvTranspose3d(4, 5, 1)),
+    "transposed grouped": image("2 2>2 2>3", lambda h, m: m.b(h), 6,
+                                b=nn.ConvTranspose2d(4, 6, 2, groups=2),
+                                axes={"b.weight": "stream, inner(stream_2), 2, 2"}),
+    "transposed depthwise": image("4", lambda h, m: m.b(h),
+                                  b=nn.ConvTranspose2d(4, 4, 2, groups=4)),
+    "without a batch": Case("", (3, 6, 6), lambda m, x: m.z(m.a(x)), a=Conv2d(3, 4, 3),
+                            z=Conv2d(4, 2, 1), unruled="conv2d"),
+    "transposed without a batch": Case("", (3, 6, 6), lambda m, x: m.a(x).relu(),
+                                       a=nn.ConvTranspose2d(3, 4, 2), unruled="conv_transpose2d"),
+    "one channel": Case("", IMAGE, lambda m, x: m.z(m.b(m.a(x))), a=Conv2d(3, 1, 3),
+                        b=Conv2d(1, 1, 3), z=Conv2d(1, 2, 1)),
+    "from one channel": Case("4", IMAGE, lambda m, x: m.z(m.b(m.a(x))), a=Conv2d(3, 1, 3),
+                             b=Conv2d(1, 4, 3), z=Conv2d(4, 2, 1)),
+
+    "standardised": image(
+        "4 5", lambda h, m: F.conv2d(h, (m.p - m.p.mean((1, 2, 3), keepdim=True))
+                                     / m.p.std((1, 2, 3), keepdim=True)), 5, p=weight(5, 4, 3, 3)),
+    "standardised at once": image(
+        "4 5", lambda h, m: F.conv2d(h, (m.p - torch.var_mean(m.p, (1, 2, 3), keepdim=True)[1])
+                                     / torch.std_mean(m.p, (1, 2, 3), keepdim=True)[0]), 5,
+        p=weight(5, 4, 3, 3)),
+    "standardised in groups": image(
+        "2 2>2 2>3", lambda h, m: F.conv2d(h, m.p - m.p.mean((1, 2, 3), keepdim=True), groups=2),
+        6, p=weight(6, 2, 3, 3)),
+    "standardised by batch norm, as in timm": image(
+        "2 2>2 2>3", lambda h, m: F.conv2d(h, F.batch_norm(
+            m.p.reshape(1, 6, -1), None, None, m.g, training=True).reshape_as(m.p), groups=2), 6,
+        p=weight(6, 2, 3, 3), g=weight(6)),
+    "weight norm": hidden("6 7", lambda h, m: F.linear(h, torch._weight_norm(m.v, m.g, 0)), 7,
+                          v=weight(7, 6), g=weight(7, 1)),
+}
