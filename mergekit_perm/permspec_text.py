@@ -81,7 +81,7 @@ def dumps(spec: PermutationSpec) -> str:
 
 
 def with_proof(text: str, proof: Mapping[str, Any]) -> str:
-    """Return the YAML `text` of a spec with `proof` in place of the proof it has; all else stays."""
+    """Return the YAML `text` of a spec with `proof` in place of the one it has; the rest stays."""
     kept = []
     inside = False
     for line in text.splitlines():

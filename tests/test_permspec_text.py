@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mergekit_perm import permspec_text
 from mergekit_perm.axes import Fixed, parse
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.groups import Group, Groups
@@ -462,3 +463,29 @@ def test_a_missing_file_is_a_permutation_spec_error(tmp_path: Path) -> None:
     with pytest.raises(PermutationSpecError) as caught:
         PermutationSpec.load(tmp_path / "none.yaml")
     assert str(caught.value) == f"{tmp_path}/none.yaml: cannot be read: no such file or directory"
+
+
+# ------------------------------------------------------------------------------------- proofs
+
+PROVEN = """\
+# A comment.
+format: perm-merge/permspec@1
+groups: {g: 2}
+axes: {w: [g]}
+"""
+
+
+def test_a_proof_is_added_and_replaced_and_nothing_else_changes() -> None:
+    once = permspec_text.with_proof(PROVEN, {"date": "2026-01-01", "coverage": 0.5})
+    assert once == PROVEN + "proof: {date: '2026-01-01', coverage: 0.5}\n"
+    assert PermutationSpec.loads(once).proof == {"date": "2026-01-01", "coverage": 0.5}
+    assert permspec_text.with_proof(once, {"coverage": 1}) == PROVEN + "proof: {coverage: 1}\n"
+    spread = PROVEN.replace("groups:", "proof:\n  date: x\n  coverage: 1\ngroups:")
+    assert permspec_text.with_proof(spread, {"coverage": 1}) == PROVEN + "proof: {coverage: 1}\n"
+
+
+def test_a_proof_is_written_with_the_spec_and_is_no_part_of_what_it_permutes() -> None:
+    spec = PermutationSpec.loads(PROVEN)
+    proven = PermutationSpec.loads(permspec_text.with_proof(PROVEN, {"coverage": 1}))
+    assert proven.dumps() == permspec_text.with_proof(spec.dumps(), {"coverage": 1})
+    assert proven.sha256 == spec.sha256

@@ -6,6 +6,7 @@ statistic; all other buffers are constants of the architecture.
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.fx import Node
@@ -40,6 +42,7 @@ from mergekit_perm.derive.parameters import (
 )
 from mergekit_perm.derive.rules import RULES, Call, NoRule
 from mergekit_perm.derive.trace import Graph
+from mergekit_perm.permutation import Indices
 
 # Constants with more entries than this are not computed: they count as unknown fixed values.
 _MOST_ENTRIES = 2_000_000
@@ -83,6 +86,7 @@ class _Interpreter:
         self.canonical = first_names(self.tensors)
         self.statistics = statistics(module)
         self.known: dict[str, Labels] = {}
+        self.read: dict[int, Indices] = {}
         self.blocks = {k: v for graph in graphs for k, v in parameters_in_blocks(graph).items()}
 
     def run(self, nodes: Sequence[Node]) -> Any:
@@ -134,10 +138,17 @@ class _Interpreter:
         return value
 
     def freeze_unread(self, module: nn.Module) -> None:
-        """Freeze the parameters that no operation reads."""
+        """Freeze the parameters that no operation reads, and parts of them that none computes with."""
         for name, _ in module.named_parameters():
-            if name not in self.known:
-                primitives.frozen(self.facts, self._parameter(name), "not read by the network")
+            self._parameter(name)
+        read = np.zeros(self.facts.count, dtype=bool)
+        pairs = (*self.facts.matches, *self.facts.projections)
+        for elements in itertools.chain(self.read.values(), *pairs):
+            read[elements] = True
+        for origin in self.facts.origins:
+            unread = np.flatnonzero(~read[origin.start : origin.start + origin.count])
+            if origin.name and len(unread):
+                self.facts.freeze(origin.start + unread, "not read by the network")
 
     def _freeze_outputs(self, node: Node) -> None:
         for output in [n for n in node.all_input_nodes if n.name in self.graph.outputs]:
@@ -210,6 +221,9 @@ class _Interpreter:
             return unlabelled(call.shapes)
         if not call.labels() and not _lists(call) and name not in RULES:
             return _plain(call.shapes)
+        if name not in _PASSING:
+            given = [m.elements for labels in (*call.labels(), *_lists(call)) for m in labels.maps]
+            self.read.update((id(elements), elements) for elements in given)
         try:
             if name not in RULES:
                 raise NoRule
@@ -257,6 +271,15 @@ class _Interpreter:
 
 # Operations whose index arguments are wanted by value.
 _BY_VALUE = frozenset({"index", "index_select"})
+
+# Operations that choose or regroup coordinates and compute nothing.
+_PASSING = frozenset(
+    {
+        "alias", "chunk", "clone", "contiguous", "detach", "expand", "flatten", "narrow", "permute",
+        "reshape", "select", "select_scatter", "slice", "slice_scatter", "split",
+        "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+    }
+)  # fmt: skip
 
 # Operations whose result is not yet anything.
 _UNSET = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty"})

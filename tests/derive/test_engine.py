@@ -1,0 +1,262 @@
+"""Deriving as a whole: what is refused, what is said of what stays, and what is left alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mergekit_perm as pm
+from mergekit_perm import derive
+from mergekit_perm.derive import derivation, interpret, parameters, primitives, rules, trace
+from mergekit_perm.derive.facts import Facts
+from mergekit_perm.derive.labels import Labels
+from mergekit_perm.derive.primitives import concatenating
+from mergekit_perm.errors import DerivationError, PermutationSpecError
+from tests.derive.cases import attention
+from tests.derive.tiny import TOKENS, VECTOR, Net, groups, hidden, weight
+
+X = torch.randn(VECTOR)
+
+
+def layers(function: Any, out: int = 6, **more: Any) -> Net:
+    return hidden("", function, out, **more).net()
+
+
+# ------------------------------------------------------------------- operations without a rule
+
+
+def test_an_operation_without_a_rule_freezes_what_touches_it() -> None:
+    net = layers(lambda h, m: m.b(h).renorm(2, 0, 1.0), b=nn.Linear(6, 6))
+    found = derivation(net, inputs=X)
+    assert groups(found.spec) == "6" and found.unruled == {"renorm": 1}
+    assert "b.weight" in found.spec.axes and found.spec.axes["b.weight"][0] == pm.axes.Fixed(6)
+    assert found.spec.fixed["b.weight"].startswith(
+        "axis 0: meets an operation without a rule in renorm (test_engine.py:"
+    )
+    line = int(found.spec.fixed["b.bias"].partition("test_engine.py:")[2].partition(")")[0])
+    with open(__file__) as source:  # noqa: PTH123
+        assert "renorm" in source.readlines()[line - 1]
+
+
+def test_strict_refuses_operations_without_a_rule() -> None:
+    net = layers(lambda h: h.renorm(2, 0, 1.0).renorm(2, 0, 1.0))
+    with pytest.raises(DerivationError, match=r"no rule for renorm \(2x\); without `strict`"):
+        derive.derive(net, inputs=X, strict=True)
+    assert derive.derive(layers(torch.tanh), inputs=X, strict=True).groups
+
+
+def test_rules_count_how_often_they_are_used() -> None:
+    found = derivation(layers(lambda h, m: m.b(m.b(h)), b=nn.Linear(6, 6)), inputs=X)
+    assert found.ruled == {"linear": 4, "tanh": 1} and found.unruled == {}
+    assert found.seconds.keys() == {"build", "trace", "solve"}
+    assert min(found.seconds.values()) >= 0
+
+
+# ------------------------------------------------------------------------------- what is fixed
+
+
+def test_reasons_name_axes_and_lines() -> None:
+    net = layers(lambda h, m: h * m.p, p=torch.rand(6), c=nn.Linear(2, 2))
+    fixed = derive.derive(net, inputs=X).fixed
+    here = "(test_engine.py:"
+    assert fixed["a.bias"].startswith(f"axis 0: meets constants in mul {here}")
+    assert fixed["c.weight"] == "axes 0, 1: not read by the network"
+    assert fixed["z.bias"] == "axis 0: output of the network"
+    assert "axis 1: meets inputs of the network in linear" in fixed["a.weight"]
+    assert "axis 1: meets constants in mul" in fixed["z.weight"]
+
+
+def test_what_a_network_chooses_alone_has_no_other_reason() -> None:
+    fixed = derive.derive(layers(lambda h: h + h[:, 2:3]), inputs=X).fixed
+    assert fixed["a.bias"] == "axis 0: stands alone"
+
+
+def test_weights_of_equal_values_keep_their_order() -> None:
+    spec = derive.derive(layers(lambda h: h.repeat_interleave(2, -1), 12), inputs=X)
+    assert groups(spec) == "6"
+    assert "meets the same values" in spec.fixed["z.weight"] if "z.weight" in spec.fixed else True
+
+
+def test_what_the_axis_language_cannot_say_is_fixed() -> None:
+    # Blocks of two groups whose order is fixed, each with channels of its own.
+    case = attention.CASES["separate"]
+    assert groups(derive.derive(case.net(), inputs=case.inputs)) == case.groups
+    net = Net(
+        lambda m, x: m.z(m.b(m.a(x) * m.p)),
+        a=nn.Conv2d(3, 4, 1),
+        b=nn.Conv2d(4, 4, 1, groups=2),
+        z=nn.Conv2d(4, 2, 1),
+        p=torch.tensor([1.0, 1.0, 2.0, 2.0]).view(4, 1, 1),
+    )
+    spec = derive.derive(net, inputs=torch.randn(2, 3, 2, 2))
+    assert spec.fixed["a.bias"].startswith("axis 0: meets constants")
+    assert groups(spec) == "2 2"
+
+
+def test_an_order_that_no_permutation_keeps_is_fixed() -> None:
+    def ring(h: torch.Tensor) -> torch.Tensor:
+        neighbours = [h, h.roll(1, -1)]
+        return h + torch.stack(neighbours, -1).flatten(1).view(2, 6, 2).sum(-1)
+
+    spec = derive.derive(layers(ring), inputs=X)
+    assert groups(spec) == ""
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+class Chooses(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        (Chooses(), r"depends on the values of tensors, at test_engine\.py:\d+; write its"),
+        (Net(lambda m, x: x @ x), r"its forward pass fails, at test_engine\.py:\d+: RuntimeError"),
+        (Net(lambda m, x: m.missing), r"AttributeError: 'Net' object has no attribute 'missing'"),
+        (layers(lambda h: h[:, h[0] > 0], 3), r"cannot be traced"),
+        (Net(lambda m, x: m.p[:, torch.tensor([True, False])] + x[:1, :1], p=weight(1, 2)),
+         r"sizes depend on the values of tensors: index, at test_engine\.py:\d+"),
+    ],
+)  # fmt: skip
+def test_networks_that_cannot_be_traced(module: nn.Module, problem: str) -> None:
+    with pytest.raises(DerivationError, match=problem) as error:
+        derive.derive(module, inputs=X)
+    assert str(error.value).startswith(f"{type(module).__name__} cannot be traced: ")
+
+
+def test_parameters_without_a_shape_are_refused() -> None:
+    with pytest.raises(DerivationError, match=r"'weight' of LazyLinear has no shape"):
+        derive.derive(nn.LazyLinear(3), inputs=X)
+
+
+# ----------------------------------------------------------------------------- what is left alone
+
+
+def test_a_module_is_left_as_it_was() -> None:
+    def counting(h: torch.Tensor, m: Any) -> torch.Tensor:
+        m.n.add_(1)
+        m.flags[:1].fill_(7.0)
+        return m.norm(h) * m.n
+
+    net = layers(counting, n=torch.ones(()), flags=torch.zeros(2), norm=nn.BatchNorm1d(6))
+    net.norm.eval()
+    before = copy.deepcopy(net.state_dict())
+    derive.derive(net, inputs=X)
+    assert net.training and net.a.training and not net.norm.training
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_the_outcome_does_not_depend_on_the_mode_or_on_gradients() -> None:
+    case = attention.CASES["a layer of torch"]
+    for change in (lambda n: n.eval(), lambda n: n.train(), lambda n: n.requires_grad_(False)):
+        assert groups(derive.derive(change(case.net()), inputs=case.inputs)) == case.groups
+
+
+def test_inputs_are_a_tensor_or_arguments() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.z = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor, scale: float) -> torch.Tensor:
+            return self.z(self.a(x) + self.b(y) * scale)
+
+    spec = derive.derive(Two(), inputs=[X, X, 2.0])
+    assert groups(spec) == "6" and spec.architecture is None
+
+
+def test_an_architecture_is_named_in_its_spec() -> None:
+    options = {"in_features": 6, "hidden": [4, 5]}
+    spec = derive.derive("mlp", options)
+    assert (spec.architecture, spec.options, groups(spec)) == ("mlp", options, "4 5")
+    assert spec.shapes is not None
+
+
+def test_nothing_to_derive_is_an_empty_spec() -> None:
+    spec = derive.derive(Net(lambda m, x: x.sin()), inputs=X)
+    assert len(spec.groups) == 0 and spec.axes == {} and spec.fixed == {}
+
+
+# --------------------------------------------------------------------------------------- limits
+
+
+def test_large_constants_are_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = layers(lambda h, m: h * m.p, p=torch.ones(6))
+    assert groups(derive.derive(net, inputs=X)) == "6"
+    monkeypatch.setattr(parameters, "_MOST_ENTRIES", 5)
+    assert groups(derive.derive(net, inputs=X)) == ""
+
+
+def test_large_computed_constants_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = layers(lambda h: h * (torch.arange(6) * 0 + 1))
+    assert groups(derive.derive(net, inputs=X)) == "6"
+    monkeypatch.setattr(interpret, "_MOST_ENTRIES", 5)
+    assert groups(derive.derive(net, inputs=X)) == ""
+
+
+def test_large_tables_keep_their_axes_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = layers(lambda h, m: (h.view(2, 2, 3) * m.p).flatten(1), p=weight(2, 3))
+    assert groups(derive.derive(net, inputs=X)) == "2 2>3"
+    monkeypatch.setattr(parameters, "_MOST_JOINT", 5)
+    assert groups(derive.derive(net, inputs=X)) == "2 3"
+
+
+# -------------------------------------------------------------------------------- planted faults
+
+
+def test_an_offset_in_concatenation_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = concatenating.concatenate
+
+    def shifted(facts: Facts, parts: Any, axis: int, *, apart: bool = False) -> Labels:
+        labels = right(facts, parts, axis, apart=apart)
+        length = labels.shape[axis]
+        return primitives.select(facts, labels, axis, torch.arange(length).roll(1).numpy())
+
+    case = hidden("6 7", lambda h, m: torch.cat([h, m.b(h).tanh()], -1), 13, b=nn.Linear(6, 7))
+    derive.verify(derive.derive(case.net(), inputs=X), case.net(), X)
+    monkeypatch.setattr(rules.joining, "concatenate", shifted)
+    spec = derive.derive(case.net(), inputs=X)
+    assert groups(spec) == "6 7"
+    with pytest.raises(PermutationSpecError, match="changes the function"):
+        derive.verify(spec, case.net(), X)
+
+
+@pytest.mark.parametrize("name", ["fused (3, heads, dim)", "separate"])
+def test_queries_and_keys_permuted_apart_are_caught(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = primitives.contract
+
+    def apart(facts: Facts, operands: Any, out: str, *more: Any) -> Labels:
+        """Forget that queries and keys are summed over the same dimensions."""
+        if [spelled[-1] for _, spelled in operands] == ["d", "d"]:
+            operands = [(primitives.reduce(facts, labels, [-1]), s[:-1]) for labels, s in operands]
+        return right(facts, operands, out, *more)
+
+    case = attention.CASES[name]
+    monkeypatch.setattr(rules.attention, "contract", apart)
+    spec = derive.derive(case.net(), inputs=case.inputs)
+    assert groups(spec) == "2 2>3 2>3 2>3"  # one group more than there is
+    with pytest.raises(PermutationSpecError, match="changes the function"):
+        derive.verify(spec, case.net(), case.inputs)
+
+
+def test_a_write_that_is_not_seen_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def marked(h: torch.Tensor) -> torch.Tensor:
+        h[:, :3] += torch.arange(3)
+        return h
+
+    case = hidden("3", marked)
+    assert groups(derive.derive(case.net(), inputs=X)) == "3"
+    monkeypatch.setattr(trace, "_writes_into_shared_memory", lambda _: False)
+    spec = derive.derive(case.net(), inputs=X)
+    assert TOKENS  # the fault shows on any shape
+    with pytest.raises(PermutationSpecError, match="changes the function"):
+        derive.verify(spec, case.net(), X)
