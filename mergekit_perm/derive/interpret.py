@@ -69,8 +69,7 @@ def interpret(graphs: Sequence[Graph], module: nn.Module) -> Interpretation:
     """Return what the operations of all `graphs`, traced from `module`, say of its parameters."""
     interpreter = _Interpreter(graphs, module)
     for graph in graphs:
-        interpreter.graph = graph
-        interpreter.run(graph.nodes)
+        interpreter.interpret(graph)
     interpreter.freeze_unread(module)
     return interpreter.found
 
@@ -88,6 +87,13 @@ class _Interpreter:
         self.known: dict[str, Labels] = {}
         self.read: dict[int, Indices] = {}
         self.blocks = {k: v for graph in graphs for k, v in parameters_in_blocks(graph).items()}
+
+    def interpret(self, graph: Graph) -> None:
+        """Interpret `graph`; what another graph has too counts once."""
+        found, unruled, ruled = self.found, self.found.unruled, self.found.ruled
+        self.graph, found.unruled, found.ruled = graph, Counter(), Counter()
+        self.run(graph.nodes)
+        found.unruled, found.ruled = unruled | found.unruled, ruled | found.ruled
 
     def run(self, nodes: Sequence[Node]) -> Any:
         """Interpret `nodes`; return the labels of what they output."""
@@ -138,7 +144,7 @@ class _Interpreter:
         return value
 
     def freeze_unread(self, module: nn.Module) -> None:
-        """Freeze the parameters that no operation reads, and parts of them that none computes with."""
+        """Freeze the parameters, and parts of parameters, that no operation computes with."""
         for name, _ in module.named_parameters():
             self._parameter(name)
         read = np.zeros(self.facts.count, dtype=bool)
@@ -272,12 +278,13 @@ class _Interpreter:
 # Operations whose index arguments are wanted by value.
 _BY_VALUE = frozenset({"index", "index_select"})
 
-# Operations that choose or regroup coordinates and compute nothing.
+# Operations that compute nothing with the values they are given: some of them may be left out.
 _PASSING = frozenset(
     {
-        "alias", "chunk", "clone", "contiguous", "detach", "expand", "flatten", "narrow", "permute",
-        "reshape", "select", "select_scatter", "slice", "slice_scatter", "split",
-        "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+        "alias", "chunk", "clone", "contiguous", "detach", "expand", "fill", "flatten", "full_like",
+        "narrow", "ones_like", "permute", "reshape", "select", "select_scatter", "slice",
+        "slice_scatter", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind",
+        "unflatten", "unsqueeze", "view", "zero", "zeros_like",
     }
 )  # fmt: skip
 

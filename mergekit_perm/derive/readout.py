@@ -75,12 +75,17 @@ class Reader:
         Raises:
             NotExpressibleError: when blocks differ in more than the elements' blocks.
         """
-        cells, kinds = self._moving(elements), self.cells.kind[elements]
-        if (cells != cells[0]).any():
+        cells = self._moving(elements)
+        alike = [(cells == row).all(axis=1) for row in np.unique(cells, axis=0)]
+        first, *others = [self._blocks_axis(cells[rows][0], elements[rows]) for rows in alike]
+        if any(other != first for other in others):
             raise NotExpressibleError(elements)
-        return self._read(
-            cells[0], kinds[0], lambda cell, at: self._inner_runs(cell, elements[:, at])
-        )
+        return first
+
+    def _blocks_axis(self, cells: Indices, elements: Indices) -> Axis:
+        """Return the expression of an axis in blocks (blocks, size) that consist of `cells`."""
+        kinds = self.cells.kind[elements[0]]
+        return self._read(cells, kinds, lambda cell, at: self._inner_runs(cell, elements[:, at]))
 
     def _read(self, cells: Indices, kinds: Colours, runs: _Runs) -> Axis:
         bases: list[tuple[Axis, int]] = []

@@ -286,6 +286,41 @@ class Masks(Hidden):
         return self.head(F.relu(self.first(x) + mask))
 
 
+class Overwrites(Hidden):
+    """Sets a part of a bias to zero, as Swin V2 does with that of its keys."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = self.first.bias.clone()
+        bias[2:5].zero_()
+        return self.head(F.relu(F.linear(x, self.first.weight, bias)))
+
+
+class ReadsHalf(Hidden):
+    """Leaves half of a layer's units out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(F.linear(x, self.first.weight[:4], self.first.bias[:4])))
+
+
+class Registers(nn.Module):
+    """Four tokens of its own in front of (2, 5, 6), and a table of positions for all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.registers = nn.Parameter(torch.randn(1, 4, 8))
+        self.positions = nn.Parameter(torch.randn(1, 9, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own = self.registers.expand(len(x), -1, -1)
+        tokens = torch.cat([own, self.embed(x)], 1) + self.positions
+        return self.head(F.relu(tokens)).sum(1)
+
+
 class FromParameter(Hidden):
     """A buffer that is computed from a parameter: the skeleton has to be built in earnest."""
 

@@ -8,6 +8,7 @@ head, so that whatever may be permuted on its way there stays free.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from hypothesis import strategies as st
@@ -164,10 +165,8 @@ def einsum(w: Writer, i: int, shape: torch.Size) -> None:
         equation = w.pick(
             "bij,bkj->bik", "bij,bik->bjk", "bij,bij->bj", "bij,bjk->bik", "bij,bkl->bjl"
         )
-        try:
+        with suppress(RuntimeError):
             w.add(f"einsum({equation}, {i}, {j})", lambda t: torch.einsum(equation, t[i], t[j]))
-        except RuntimeError:
-            pass
 
 
 # ---------------------------------------------------------------------------------- elementwise
@@ -252,10 +251,8 @@ def merge_axes(w: Writer, i: int, shape: torch.Size) -> None:
 @step
 def reshape(w: Writer, i: int, shape: torch.Size) -> None:
     sizes = w.pick((2, -1, 2), (2, -1, 3), (2, -1, 4), (2, 2, -1), (2, 3, -1), (2, 2, 3, -1))
-    try:
+    with suppress(RuntimeError):
         w.add(f"reshape({i}, {sizes})", lambda t: t[i].reshape(sizes))
-    except RuntimeError:
-        pass
 
 
 @step

@@ -17,6 +17,7 @@ from torch import nn
 
 import mergekit_perm as pm
 from mergekit_perm import networks
+from mergekit_perm.axes import format_axis
 from mergekit_perm.errors import DerivationError, NetworkError
 from tests.derive import odd_modules as odd
 from tests.derive.proving import counts, derived_and_proven, images, sizes
@@ -236,6 +237,9 @@ ODD: list[tuple[str, Callable[[], nn.Module], Any, str]] = [
     ("item", odd.WithItem, VECTORS, "8"),
     ("loops", odd.Loops, VECTORS, "8 8 8"),
     ("writes", odd.Writes, VECTORS, "4 4"),
+    ("overwrites", odd.Overwrites, VECTORS, "3 5"),
+    ("reads-half", odd.ReadsHalf, VECTORS, "4"),
+    ("registers", odd.Registers, SEQUENCES, "4 8"),
     ("weight-norm", partial(odd.Parametrised, "weight_norm"), VECTORS, "5 8"),
     (
         "weight-norm-convolution",
@@ -310,6 +314,14 @@ def test_a_layer_that_is_never_called_stays() -> None:
     spec = pm.derive(odd.Unused(), inputs=VECTORS)
     assert "never.weight" not in spec.axes
     assert spec.fixed["never.weight"] == "axes 0, 1: not read by the network"
+
+
+def test_parts_that_are_never_read_stay() -> None:
+    spec = pm.derive(odd.ReadsHalf(), inputs=VECTORS)
+    assert format_axis(spec.axes["first.weight"][0]) == "first + 4"
+    assert spec.fixed["first.bias"] == "axis 0: not read by the network"
+    spec = pm.derive(odd.Overwrites(), inputs=VECTORS)
+    assert format_axis(spec.axes["first.bias"][0]) == "first[0:2] + 3 + first[2:5]"
 
 
 def test_what_only_training_reads_is_permuted_too() -> None:

@@ -135,7 +135,22 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("architecture", COUNTS)
+# These take a second or more each.
+LARGE = {
+    "beit_base_patch16_224",
+    "coatnet_0_rw_224",
+    "densenet121",
+    "maxvit_rmlp_pico_rw_256",
+    "res2net50_26w_4s",
+    "skresnext50_32x4d",
+    "swinv2_tiny_window8_256",
+}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=pytest.mark.slow if a in LARGE else ()) for a in COUNTS],
+)
 def test_no_group_is_missing(architecture: str) -> None:
     """A spec with too few groups passes every numerical check: only counting finds it."""
     groups = pm.derive(architecture).groups

@@ -96,15 +96,13 @@ def test_tidying_keeps_every_element(labels: Labels) -> None:
 def test_common_digits_are_the_coarsest_that_refine_both(length: int) -> None:
     def refines(fine: Shape, coarse: Shape) -> bool:
         ends, wanted = (
-            set(itertools.accumulate(sizes, lambda a, b: a * b)) for sizes in (fine, coarse)
+            set(itertools.accumulate(sizes[::-1], lambda a, b: a * b)) for sizes in (fine, coarse)
         )
         return ends >= wanted
 
     every = factorings(length)
     for one, other in itertools.product(every, every):
-        fitting = [
-            f for f in every if refines(f[::-1], one[::-1]) and refines(f[::-1], other[::-1])
-        ]
+        fitting = [f for f in every if refines(f, one) and refines(f, other)]
         found = common_digits([one, other])
         assert found == (min(fitting, key=len) if fitting else None)
 

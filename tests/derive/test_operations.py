@@ -19,7 +19,7 @@ BITWISE = {"bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor"}
 OFF = {"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"}
 # What an operation needs after its tensors.
 MORE: dict[str, tuple[Any, ...]] = {
-    **{name: (0.5, False) for name in OFF},
+    **dict.fromkeys(OFF, (0.5, False)),
     "threshold": (0.1, 2.0),
     "masked_fill": (0.5,),
     "to": (torch.float64,),

@@ -26,9 +26,9 @@ def difference(program: Program) -> float:
     with torch.no_grad():
         for tensor in [*program.parameters(), *program.buffers()]:
             if tensor.is_floating_point():
-                # Positive, for variances; of both signs apart from that.
-                shift = 2.0 if tensor.ndim == 1 and not tensor.requires_grad else 0.0
-                tensor.copy_(torch.rand(tensor.shape, generator=generator).double() * 3 - 1.5 + shift)
+                noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+                # Buffers are variances, which are positive.
+                tensor.copy_(3 * noise - 1.5 if tensor.requires_grad else noise + 0.5)
         state = {name: value.clone() for name, value in program.state_dict().items()}
         x = torch.randn(INPUT, generator=generator, dtype=torch.float64)
         expected, largest = program(x), 0.0

@@ -31,9 +31,7 @@ def separate(
     """Attention with a layer each for q, k and v; `heads` of 3 for queries, and for keys."""
 
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            layer(x).unflatten(-1, (-1, 3)).transpose(1, 2) for layer in (m.q, m.k, m.v)
-        )
+        q, k, v = (layer(x).unflatten(-1, (-1, 3)).transpose(1, 2) for layer in (m.q, m.k, m.v))
         return m.out(function(m, q, k, v).transpose(1, 2).flatten(2))
 
     q, kv = 3 * heads[0], 3 * heads[1]

@@ -33,7 +33,7 @@ CASES = {
                         b=Conv1d(4, 6, 3, groups=2)),
     "grouped twice": image("2 2>2 2>3 2>4", lambda h, m: m.c(m.b(h).relu()), 8,
                            b=Conv2d(4, 6, 3, groups=2), c=Conv2d(6, 8, 1, groups=2)),
-    # What reverses both groups and triples of channels is lost: `inner` needs blocks that are alike.
+    # What reverses both groups and pairs of channels is lost: `inner` needs blocks that are alike.
     "grouped otherwise": image("2 2 2", lambda h, m: m.c(m.b(h).relu()), 6, width=6,
                                b=Conv2d(6, 6, 1, groups=2), c=Conv2d(6, 6, 1, groups=3)),
     "depthwise": image("4", lambda h, m: m.b(h), b=Conv2d(4, 4, 3, groups=4),

@@ -41,9 +41,11 @@ CASES = {
     "group norm": image("2 2>2", lambda h, m: m.n(h), n=nn.GroupNorm(2, 4)),
     "group norm of one group": image("4", lambda h, m: m.n(h), n=nn.GroupNorm(1, 4)),
     "group norm of single channels": image("4", lambda h, m: m.n(h), n=nn.GroupNorm(4, 4)),
-    "global response norm": hidden("6", response, shape=TOKENS, g=weight(1, 1, 6), b=weight(1, 1, 6)),
+    "global response norm": hidden("6", response, shape=TOKENS, g=weight(1, 1, 6),
+                                   b=weight(1, 1, 6)),
     "normalize": hidden("6", lambda h: F.normalize(h)),
-    "divided by a norm": hidden("6", lambda h: h / torch.linalg.vector_norm(h, dim=-1, keepdim=True)),
+    "divided by a norm": hidden(
+        "6", lambda h: h / torch.linalg.vector_norm(h, dim=-1, keepdim=True)),
     "local response norm": image("", lambda h: F.local_response_norm(h, 3)),
     "softmax": hidden("6", lambda h: h.softmax(-1)),
     "softmax over tokens": hidden("6", lambda h: h.softmax(1), shape=TOKENS),

@@ -13,7 +13,7 @@ from tests.derive.tiny import TOKENS, VECTOR, Case, hidden, image, weight
 sdpa = F.scaled_dot_product_attention
 
 
-def tied(*layers: nn.Linear) -> nn.ModuleList:
+def tied(*layers: Any) -> nn.ModuleList:
     for layer in layers[1:]:
         layer.weight = layers[0].weight
     return nn.ModuleList(layers)
@@ -40,6 +40,12 @@ def shifted(h: torch.Tensor) -> torch.Tensor:
 def added_to_a_part(h: torch.Tensor, m: Any) -> torch.Tensor:
     h[:, :2] += m.b(h.detach()).tanh()
     return h
+
+
+def written_over(h: torch.Tensor, m: Any) -> torch.Tensor:
+    out = h.clone()
+    out[:, :3] = m.b(h)
+    return out
 
 
 def added_to_one(h: torch.Tensor) -> torch.Tensor:
@@ -87,27 +93,31 @@ def updated_inside(h: torch.Tensor) -> torch.Tensor:
 # fmt: off
 CASES = {
     "scale": hidden("6", lambda h, m: h * m.p, p=weight(6)),
-    "scale of an image": image("4", lambda h, m: h * m.p, p=weight(4, 1, 1), axes={"p": "a, 1, 1"}),
-    "one parameter for two layers": hidden("6", lambda h, m: m.b(h * m.p).tanh() * m.p, b=Linear(6, 6),
-                                           p=weight(6)),
+    "scale of an image": image("4", lambda h, m: h * m.p, p=weight(4, 1, 1),
+                               axes={"p": "a, 1, 1"}),
+    "one parameter for two layers": hidden("6", lambda h, m: m.b(h * m.p).tanh() * m.p,
+                                           b=Linear(6, 6), p=weight(6)),
     "prelu": hidden("6", lambda h, m: m.p(h), p=nn.PReLU(6), axes={"p.weight": "a"}),
     "prelu with one slope": hidden("6", lambda h, m: m.p(h), p=nn.PReLU()),
-    "prelu of a vector": Case("6", (4,), lambda m, x: m.z(m.p(m.a(x))), a=Linear(4, 6), p=nn.PReLU(),
-                              z=Linear(6, 3)),
+    "prelu of a vector": Case("6", (4,), lambda m, x: m.z(m.p(m.a(x))), a=Linear(4, 6),
+                              p=nn.PReLU(), z=Linear(6, 3)),
     "positions": hidden("6", lambda h, m: h + m.p, shape=TOKENS, p=weight(1, 5, 6),
                         axes={"p": "1, 5, a"}),
-    "two axes at once": hidden("2 2>3", lambda h, m: (h.view(2, 2, 3) * m.p).flatten(1), p=weight(2, 3),
-                               axes={"p": "p, inner(a)"}),
+    "two axes at once": hidden("2 2>3", lambda h, m: (h.view(2, 2, 3) * m.p).flatten(1),
+                               p=weight(2, 3), axes={"p": "p, inner(a)"}),
     "class token and positions": Case("6", TOKENS, classified, a=Linear(4, 6), p=weight(1, 1, 6),
                                       e=weight(1, 6, 6), z=Linear(6, 3)),
     # Nothing tells registers apart but their values.
-    "registers": Case("3 6", TOKENS, with_tokens, a=Linear(4, 6), p=weight(1, 3, 6), z=Linear(6, 3),
-                      axes={"p": "1, p, a"}),
-    "tied layers": hidden("6", lambda h, m: m.t[1](m.t[0](h).tanh()), t=tied(Linear(6, 6), Linear(6, 6)),
+    "registers": Case("3 6", TOKENS, with_tokens, a=Linear(4, 6), p=weight(1, 3, 6),
+                      z=Linear(6, 3), axes={"p": "1, p, a"}),
+    "tied layers": hidden("6", lambda h, m: m.t[1](m.t[0](h).tanh()),
+                          t=tied(Linear(6, 6), Linear(6, 6)),
                           axes={"t.0.weight": "t.0, t.0", "t.1.weight": "t.0, t.0"}),
-    "tied embedding": Case("6", torch.tensor([[1, 2]]), lambda m, x: m.t(m.e(x).tanh()),
-                           e=(e := nn.Embedding(5, 6)), t=tied(nn.Linear(6, 5))[0]),
-    "spectral norm": hidden("6 7", lambda h, m: m.b(h), 7, b=parametrizations.spectral_norm(Linear(6, 7))),
+    "tied embedding": Case("6", torch.tensor([[1, 2]]), lambda m, x: m.t[1](m.t[0](x).tanh()),
+                           t=tied(nn.Embedding(5, 6), Linear(6, 5)),
+                           axes={"t.0.weight": "5, t.0", "t.1.weight": "5, t.0"}),
+    "spectral norm": hidden("6 7", lambda h, m: m.b(h), 7,
+                            b=parametrizations.spectral_norm(Linear(6, 7))),
     "constants": hidden("", lambda h: h * torch.arange(6)),
     "constants of two values": hidden("3 3", lambda h: h * torch.arange(6).gt(2),
                                       known="equal entries of constants are not looked for"),
@@ -119,16 +129,20 @@ CASES = {
     "a buffer": hidden("", lambda h, m: h * m.p, p=torch.rand(6)),
     "frequencies of tokens": hidden("6", lambda h: torch.fft.rfft(h, dim=1).abs(), shape=TOKENS),
     "frequencies of channels": hidden("", lambda h: torch.fft.fft(h).real),
-    "frequencies of an image": image("4", lambda h: torch.fft.irfft2(torch.fft.rfft2(h) * (1 + 2j))),
-    "complex numbers": hidden("3", lambda h: torch.view_as_real(torch.view_as_complex(h.view(2, 3, 2)) ** 2)
-                              .flatten(1), axes={"a.weight": "a * 2, 4"}),
+    "frequencies of an image": image(
+        "4", lambda h: torch.fft.irfft2(torch.fft.rfft2(h) * (1 + 2j))),
+    "complex numbers": hidden(
+        "3", lambda h: torch.view_as_real(torch.view_as_complex(h.view(2, 3, 2)) ** 2).flatten(1),
+        axes={"a.weight": "a * 2, 4"}),
 
-    "values only in an axis of length 1": hidden("6", lambda h: h[None, :, None] * h[:, None, None]),
+    "axes of length 1": hidden("6", lambda h: h[None, :, None] * h[:, None, None]),
     "no second axis": Case("", VECTOR, lambda m, x: m.z(m.a(x)), a=Linear(4, 1), z=Linear(1, 3)),
 
     "a head that only training uses": Case("2 4 7", VECTOR, trained, a=Linear(4, 6), z=Linear(6, 3),
                                            b=Linear(6, 7), n=nn.BatchNorm1d(7), y=Linear(7, 3)),
     "shift": hidden("2 2 2", shifted, shape=TOKENS),
+    # Part of `a` is only read by `b`.
+    "written over": hidden("3 3 3", written_over, b=Linear(6, 3)),
     "added to a part": hidden("2 4", added_to_a_part, b=Linear(6, 2)),
     "added to one": hidden("5", added_to_one),
     "a view that is scaled": hidden("3 3>2", scaled_view, p=weight(3)),
