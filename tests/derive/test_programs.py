@@ -12,7 +12,7 @@ from tests.derive.programs import INPUT, Program, programs
 torch.set_num_threads(1)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(programs())
 def test_derived_groups_preserve_the_function(program: Program) -> None:
     assert difference(program) < 1e-9

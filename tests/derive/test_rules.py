@@ -29,15 +29,7 @@ CASES: dict[str, Case] = {
     for name, case in kind.CASES.items()
 }
 # Networks that are also derived from a graph without operations in place.
-SOME = [
-    "convolution: standardised by batch norm, as in timm",
-    "attention: of torch",
-    "normalising: batch norm",
-    "normalising: batch norm of the batch",
-    "recurrent: LSTM of two layers",
-    "choosing: joined, heads and all",
-    "choosing: pixel shuffle",
-]
+SOME = ["attention: of torch", "normalising: batch norm", "normalising: batch norm of the batch"]
 
 used: dict[str, set[str]] = {}
 

@@ -33,6 +33,10 @@ CASES = {
     "unbind and stack": hidden("3 3", lambda h: torch.stack(
         [h.view(2, 2, 3)[:, 0], h.view(2, 2, 3)[:, 1] + 1], 1).flatten(1)),
     "slice": hidden("2 4", lambda h: torch.cat([h[:, 2:], h[:, :2]], -1)),
+    "split off nothing": hidden("6", lambda h: h.split([0, 6], -1)[1]),
+    "inputs repeated and cut": Case(
+        "5", (2, 4), lambda m, x: m.z(m.a(x.repeat_interleave(2, 1)[:, 1:7]).tanh()),
+        a=nn.Linear(6, 5), z=nn.Linear(5, 3)),
     "slice with steps": hidden("3", lambda h: gated(h[:, ::2], h[:, 1::2]), 3,
                                axes={"a.weight": "a * 2, 4"}),
     "slices in opposite order": hidden(
@@ -77,6 +81,8 @@ CASES = {
     "sums of embeddings": of_numbers("6", lambda m, x: m.e(x), e=nn.EmbeddingBag(5, 6)),
     "numbers that are computed": hidden(
         "", lambda h, m: m.e((h > 0).long()).sum(1), e=nn.Embedding(2, 6), unruled="embedding"),
+    "sums by numbers that are computed": hidden(
+        "", lambda h, m: m.e((h > 0).long()), e=nn.EmbeddingBag(2, 6), unruled="embedding_bag"),
     "windows": hidden("6", lambda h: h.unfold(1, 2, 1).mean(-1), shape=TOKENS),
     "windows of one": hidden("6", lambda h: h.unfold(1, 1, 2)[..., 0], shape=TOKENS),
     "patches": image("4", lambda h: F.unfold(h, 2).mT, z=nn.Linear(16, 3),
@@ -96,6 +102,11 @@ CASES = {
     "joined by other names": hidden(
         "6", lambda h: torch.concatenate([torch.concat([h, h], -1), h], -1), 18,
         axes={"z.weight": "3, 3 * a"}),
+    # In each of two heads, dimensions of its own; then those that heads share.
+    "joined, in heads and across": hidden(
+        "2 2>3 3", lambda h, m: torch.cat(
+            [h.view(2, 2, 3), (m.p[:, None] * m.q).expand(2, 2, 3)], 2).flatten(1), 12,
+        p=weight(2), q=weight(3)),
     "joined along tokens": hidden("6", lambda h, m: torch.cat([h, m.b(h)], 1), shape=TOKENS,
                                   b=nn.Linear(6, 6)),
     "joined with zeros": hidden("6", lambda h: torch.cat([h, torch.zeros(2, 3)], -1), 9),

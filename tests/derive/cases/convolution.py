@@ -31,6 +31,16 @@ CASES = {
     "grouped pointwise": image("2 2>2 2>3", lambda h, m: m.b(h), 6, b=Conv2d(4, 6, 1, groups=2)),
     "grouped 1d": image("2 2>2 2>3", lambda h, m: m.b(h), 6, shape=SIGNAL,
                         b=Conv1d(4, 6, 3, groups=2)),
+    "grouped, times ones": image("2 2>2 2>3", lambda h, m: m.b(h) * torch.ones(6, 1, 1), 6,
+                                 b=Conv2d(4, 6, 1, groups=2)),
+    "grouped, by weights that change": image(
+        "2 2>2 2>3", lambda h, m: F.conv2d(h, m.p * h.mean(), groups=2), 6, p=weight(6, 2, 1, 1)),
+    "groups told apart": image(
+        "2 2 3 3", lambda h, m: torch.cat([m.b(h)[:, :3].tanh(), m.b(h)[:, 3:]], 1), 6,
+        b=Conv2d(4, 6, 1, groups=2), known="`inner` needs a group around it that moves"),
+    # As above: what is left of both kinds of groups is not alike in all of them.
+    "groups of two sizes": image("", lambda h, m: m.b(h) + m.c(h), 6, width=6,
+                                 b=Conv2d(6, 6, 1, groups=2), c=Conv2d(6, 6, 1, groups=3)),
     "grouped twice": image("2 2>2 2>3 2>4", lambda h, m: m.c(m.b(h).relu()), 8,
                            b=Conv2d(4, 6, 3, groups=2), c=Conv2d(6, 8, 1, groups=2)),
     # What reverses both groups and pairs of channels is lost: `inner` needs blocks that are alike.

@@ -84,6 +84,12 @@ def wrapped(h: torch.Tensor) -> torch.Tensor:
         return h * torch.ones(6)
 
 
+def with_a_constant(h: torch.Tensor) -> torch.Tensor:
+    ones = torch.arange(6) * 0 + 1
+    with torch.no_grad():
+        return h * ones
+
+
 def updated_inside(h: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         h[:, :2].mul_(2)
@@ -124,6 +130,12 @@ CASES = {
     "a mean of linear outputs": Case("6", VECTOR, lambda m, x: m.z(m.a(x).sin()).mean(-1),
                                      a=Linear(4, 6), z=Linear(6, 3),
                                      known="a sum of sums has symmetries that move nothing"),
+    "constants taken apart": hidden("", lambda h: h * torch.cat(torch.arange(6).split(3)[::-1])),
+    "constants that are drawn": hidden("", lambda h: h * torch.rand(6)),
+    "nothing yet": hidden("6", lambda h: h + 0 * torch.empty(6)),
+    "a number": hidden("6", lambda h: h * h.amax().item(), unruled="item"),
+    "a number as output": Case("6", VECTOR, lambda m, x: (m.z(h := m.a(x).sin()), h.amax().item()),
+                               a=Linear(4, 6), z=Linear(6, 3), unruled="item"),
     "equal constants": hidden("6", lambda h: h * torch.full((6,), 2.0)),
     "constants of another axis": hidden("6", lambda h: h * torch.arange(5)[:, None], shape=TOKENS),
     "a buffer": hidden("", lambda h, m: h * m.p, p=torch.rand(6)),
@@ -153,6 +165,7 @@ CASES = {
     "zeroed and filled": hidden("6", lambda h: h + h.clone().zero_() + h.clone().fill_(3)),
     "a buffer that counts": hidden("6", counted, n=torch.ones(())),
     "wrapped": hidden("6", wrapped),
+    "wrapped with a constant": hidden("6", with_a_constant),
     "written within a wrapper": hidden("2 4", updated_inside),
     "checkpointed": hidden("6", lambda h: torch.utils.checkpoint.checkpoint(
         torch.sin, h, use_reentrant=False)),

@@ -34,14 +34,6 @@ def cell(kind: str, **how: Any) -> Case:
     return Case("5", TOKENS, forward, r=getattr(nn, kind)(4, 5, **how), z=Linear(5, 3))
 
 
-def packed(m: Any, x: torch.Tensor) -> torch.Tensor:
-    start = x.new_zeros(1, 2, 5)
-    sizes = torch.tensor([2] * 5)
-    return torch.lstm(
-        x.mT.flatten(0, 1)[:, :4], sizes, (start, start), m.r._flat_weights, True, 1, 0.0, False,
-        False)[0]  # fmt: skip
-
-
 def given(expected: str, start: Function, **more: Any) -> Case:
     return Case(
         expected,
