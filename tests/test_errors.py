@@ -12,6 +12,7 @@ EXIT_CODES = {
     "PermMergeError": 3,
     "SpecError": 2,
     "PermutationSpecError": 2,
+    "DerivationError": 2,
     "NetworkError": 3,
     "CheckpointError": 3,
     "DataError": 3,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -380,29 +381,36 @@ def test_folded_reasons_stand_for_the_same_tensors(spec: PermutationSpec) -> Non
     assert found == spec.fixed
 
 
+# Specs that people wrote: of the built-in architectures, and those that derivation is tested with.
+BY_HAND = {
+    **{name: shipped.architecture_specs()[name] for name in networks.BUILTINS},
+    **{path.stem: path for path in (Path(__file__).parent / "derive/handwritten").glob("*.yaml")},
+}
+
+
 @cache
-def shipped_spec(name: str) -> PermutationSpec:
-    state = networks.build(name, {}, seed=0).state_dict()
-    spec = PermutationSpec.load(shipped.architecture_specs()[name])
+def spec_by_hand(name: str) -> PermutationSpec:
+    state = networks.skeleton(name).state_dict()
+    spec = PermutationSpec.load(BY_HAND[name])
     return spec.bind({tensor: tuple(value.shape) for tensor, value in state.items()})
 
 
-@pytest.mark.parametrize("name", sorted(shipped.architecture_specs()))
-def test_the_shipped_specs(name: str) -> None:
-    spec = shipped_spec(name)
+@pytest.mark.parametrize("name", sorted(BY_HAND))
+def test_specs_that_people_wrote(name: str) -> None:
+    spec = spec_by_hand(name)
     assert spec.shapes is not None
     text = spec.dumps()
     again = PermutationSpec.loads(text).bind(spec.shapes)
     assert again == spec
     assert again.dumps() == text
-    by_hand = shipped.architecture_specs()[name].read_text(encoding="utf-8").splitlines()
+    by_hand = BY_HAND[name].read_text(encoding="utf-8").splitlines()
     # ConvNeXt's by hand has patterns through a name, `stages.{s:0..3}.blocks.*.gamma`.
     more = {"convnext_atto": 5}.get(name, 0)
     assert len(text.splitlines()) <= sum(not line.startswith("#") for line in by_hand) + more
 
 
-def test_the_text_of_a_shipped_spec() -> None:
-    assert shipped_spec("resnet18").dumps() == (
+def test_the_text_of_one_of_them() -> None:
+    assert spec_by_hand("resnet18").dumps() == (
         """\
 format: perm-merge/permspec@1
 architecture: resnet18
