@@ -158,6 +158,7 @@ CASES = {
     "added to a part": hidden("2 4", added_to_a_part, b=Linear(6, 2)),
     "added to one": hidden("5", added_to_one),
     "a view that is scaled": hidden("3 3>2", scaled_view, p=weight(3)),
+    "written in vain": hidden("6", lambda h: (h.clone()[:, :2].mul_(2), h)[1]),
     "in place": hidden("6", lambda h, m: h.relu_().add_(m.b(h)).mul_(2), b=Linear(6, 6)),
     "in place, read by its first name": hidden("6", lambda h, m: (h.sigmoid_().add_(m.b(h)), h)[1],
                                                b=Linear(6, 6)),
