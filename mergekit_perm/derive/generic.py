@@ -17,17 +17,21 @@ from mergekit_perm.derive.exact import clear_caches, without_dropout
 from mergekit_perm.derive.inputs import Inputs, output_of, wide
 from mergekit_perm.derive.settling import settling, spread
 
-# The noise that vectors get, and its share of anything else's own size.
+# The noise that scales get, and its share of a matrix's own size.
 _NOISE = 0.1
+
+# The noise that biases get. More would drown what tells tokens apart, and attention with it.
+_SHIFT = 0.03
 
 
 def make_generic(module: nn.Module, inputs: Inputs, *, seed: int) -> nn.Module:
     """Turn `module` into float64 in eval mode, in place, with no two channels alike; return it.
 
-    Every parameter gets normal noise: a vector of standard deviation 0.1, anything else a tenth of
-    its own size, and as much more as it takes to keep a signal's size: to have entries of size
-    n**-0.5, n being the entries per row. Running statistics become nearly those of `inputs`.
-    Dropout is off and all parameters require gradients.
+    Every parameter gets normal noise. A vector of equal entries, a scale, gets a standard deviation
+    of 0.1; any other and one of zeros, a bias, 0.03; anything else a tenth of its own size, and as
+    much more as it takes to keep a signal's size: to have entries of size n**-0.5, n being the
+    entries per row. Running statistics become nearly those of `inputs`. Dropout is off and all
+    parameters require gradients.
 
     Args:
         module: any network.
@@ -58,9 +62,13 @@ def _noise_for(parameter: torch.Tensor) -> float:
     rows = next((length for length in parameter.shape if length > 1), 1)
     inputs = parameter.numel() / rows
     if inputs <= 1:
-        return _NOISE
+        return _NOISE if _is_scale(parameter.flatten()) else _SHIFT
     size = float(parameter.abs().square().mean())
     return math.sqrt(max(1 / inputs - size, _NOISE**2 * size))
+
+
+def _is_scale(vector: torch.Tensor) -> bool:
+    return bool(len(vector)) and bool((vector == vector[0]).all()) and bool(vector[0] != 0)
 
 
 def _unsettle(norm: nn.Module, generator: torch.Generator) -> None:

@@ -70,7 +70,7 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Graph
                 program = program.run_decompositions({})
     except Exception as cause:
         raise DerivationError(_refusal(module, cause)) from cause
-    program.graph.eliminate_dead_code()
+    program.graph.eliminate_dead_code(_matters_unread)
     for node in program.graph.nodes:
         if any(not isinstance(length, int) for t in tensors_of(node) for length in t.shape):
             where = f"{operation(node)}{place_of(node) and f', at {place_of(node)}'}"
@@ -78,6 +78,20 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Graph
                 _refused(module, f"sizes depend on the values of tensors: {where}")
             )
     return _graph(program)
+
+
+def _matters_unread(node: Node) -> bool:
+    """Tell whether `node` does something even if nothing reads its result."""
+    if is_in_place(node):
+        return any(user > node for user in _target(node).users)
+    return node.op in ("placeholder", "output")
+
+
+def _target(node: Node) -> Node:
+    """Return what an operation in place changes."""
+    target = node.args[0]
+    assert isinstance(target, Node)
+    return target
 
 
 def _writes_into_shared_memory(program: ExportedProgram) -> bool:
@@ -88,8 +102,7 @@ def _writes_into_shared_memory(program: ExportedProgram) -> bool:
         sharing: dict[int, list[Node]] = {}
         for number, node in enumerate(nodes):
             if is_in_place(node):
-                target = node.args[0]
-                assert isinstance(target, Node)
+                target = _target(node)
                 names = [n for memory in _memory(target) for n in sharing.get(memory, [])]
                 if any(last.get(n, 0) > number for n in names if n is not target):
                     return True

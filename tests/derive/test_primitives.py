@@ -109,6 +109,42 @@ def test_axes_cut_at_other_places_are_joined_first() -> None:
     }
 
 
+def joint(facts: Facts, *sizes: int) -> Labels:
+    """Labels of one axis of several digits, with elements for all of their coordinates."""
+    return Labels((sizes,), (Map(tuple(range(len(sizes))), facts.fresh(sizes)),))
+
+
+@pytest.mark.parametrize(
+    ("index", "digits"),
+    [
+        ([3, 4, 5], [[3, 4, 5]]),  # a block
+        ([5, 3, 4, 2, 0, 1], [[5, 3, 4], [2, 0, 1]]),  # all blocks, in another order
+        ([0, 2, 3, 5], [[0, 2], [3, 5]]),  # the same places of every block
+        ([1, 2, 3], [1, 2, 3]),  # across blocks
+    ],
+)
+def test_chosen_digits(index: list[int], digits: list[list[int]]) -> None:
+    facts = Facts()
+    chosen = primitives.select(facts, joint(facts, 2, 3), 0, np.array(index))
+    (map_,) = chosen.maps
+    assert map_.elements.reshape(-1).tolist() == index == np.array(digits).reshape(-1).tolist()
+
+
+def test_equal_values_have_any_digits() -> None:
+    facts = Facts()
+    labels = joint(facts, 2, 3)
+    out = primitives.combine(facts, (6,), [labels, primitives.constant((6,))])
+    assert described(out) == described(tidied(labels)) and stated(facts) == 0
+
+
+def test_digits_that_do_not_fit_are_made_one() -> None:
+    facts = Facts()
+    one, other = joint(facts, 2, 3), joint(facts, 3, 2)
+    (map_,) = primitives.combine(facts, (6,), [one, other]).maps
+    assert map_.elements.tolist() == list(range(6))
+    assert facts.matches[0][1].tolist() == list(range(6, 12))
+
+
 def test_axes_too_large_to_join_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regrouping, "_MOST_ELEMENTS", 5)
     facts = Facts()

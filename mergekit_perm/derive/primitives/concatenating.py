@@ -103,10 +103,9 @@ def _piece(facts: Facts, part: Labels, digits: list[int], along: int, length: in
         return facts.positions(length, f"joined with {part.places}")
     whole = facts.equal(shape) if set(digits) & part.constant else facts.fresh(shape)
     for map_ in part.maps:
-        if set(map_.digits) <= set(digits):
-            facts.project(whole, expanded(map_, digits))
-    inside = {d for m in part.maps if set(m.digits) <= set(digits) for d in m.digits}
-    for digit in set(digits) - inside - part.constant:
+        if set(map_.digits) & set(digits):
+            facts.project(whole, expanded(facts.blocks(map_, digits), digits))
+    for digit in set(digits) - part.mapped - part.constant:
         size = length if digit == along else part.sizes[digit]
         positions = facts.positions(size, f"joined with {part.places}")
         facts.project(whole, expanded(Map((digit,), positions), digits))

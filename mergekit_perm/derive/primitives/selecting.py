@@ -8,6 +8,7 @@ import numpy as np
 
 from mergekit_perm.derive.facts import Facts
 from mergekit_perm.derive.labels import Labels, Map, tidied, unlabelled
+from mergekit_perm.derive.primitives.fixing import broadcast
 from mergekit_perm.derive.primitives.regrouping import flattened
 from mergekit_perm.permutation import Indices
 
@@ -30,6 +31,9 @@ def select(
         return unlabelled([0 if place == axis else n for place, n in enumerate(labels.shape)])
     if len(index) == length and np.array_equal(index, np.arange(length)):
         chosen = labels
+    elif length == 1:
+        shape = [len(index) if place == axis else n for place, n in enumerate(labels.shape)]
+        chosen = broadcast(labels, shape)
     else:
         labels, digit, index = _selected_digit(facts, labels, axis, index)
         chosen = _taken(facts, labels, axis, digit, index)

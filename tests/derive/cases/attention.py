@@ -39,6 +39,12 @@ def separate(
     return Case(groups, TOKENS, forward, **parts, **more)
 
 
+def unread(m: Any, x: torch.Tensor) -> torch.Tensor:
+    q = m.q(x).tanh()
+    sdpa(q[..., :2], q[..., 1:3], q[..., 3:])
+    return m.z(m.k(q).tanh())
+
+
 def of_torch(groups: str, **how: Any) -> Case:
     return Case(
         groups,
@@ -97,6 +103,8 @@ CASES = {
                                      c=torch.rand(5, 3)),
     "without heads": Case("4 5", TOKENS, lambda m, x: m.z(sdpa(m.q(x), m.k(x), m.v(x))),
                           q=Linear(4, 5), k=Linear(4, 5), v=Linear(4, 4), z=Linear(4, 3)),
+    "that nothing reads": Case("4 5", TOKENS, unread, q=Linear(4, 5), k=Linear(5, 4),
+                               z=Linear(4, 3)),
     "of torch": of_torch("2 2>3 2>3 6 6"),
     "of torch without weights": of_torch("2 2>3 2>3 6 6", need_weights=False),
     "a layer of torch": Case("2 2>3 2>3 6 8", TOKENS, lambda m, x: m.z(m.t(m.a(x))),

@@ -62,6 +62,8 @@ CASES = {
     "index": hidden("6", lambda h: h[:, ORDER], axes={"z.weight": "3, a[[3, 1, 5, 0, 2, 4]]"}),
     "index with repeats": hidden("3 3", lambda h: h[:, [0, 1, 2, 3, 4, 5, 0, 1, 2]], 9,
                                  axes={"z.weight": "3, a + a_2 + a"}),
+    "index of one with repeats": hidden("6", lambda h: h[:, None][:, [0, 0, 0]].flatten(1), 18,
+                                        axes={"z.weight": "3, 3 * a"}),
     "index of two axes": hidden("6", lambda h: h[:, ORDER.view(3, 2)].movedim(1, 2).flatten(1)),
     "index select": hidden("6", lambda h: h.index_select(-1, ORDER)),
     "index of tokens": hidden("6", lambda h: h[:, torch.tensor([4, 4, 0])], shape=TOKENS),
@@ -107,6 +109,19 @@ CASES = {
         "2 2>3 3", lambda h, m: torch.cat(
             [h.view(2, 2, 3), (m.p[:, None] * m.q).expand(2, 2, 3)], 2).flatten(1), 12,
         p=weight(2), q=weight(3)),
+    "joined, in heads with places": hidden(
+        "2 2>3", lambda h, m: torch.cat([h.view(2, 2, 3) * m.p, m.c.expand(2, 2, 2)], 2).flatten(1),
+        10, p=weight(2, 1), c=torch.tensor([1.0, 2.0])),
+    # Nothing ties the channels of one half together.
+    "joined, in heads with places and others": hidden(
+        "2 6", lambda h, m: torch.cat(
+            [h.view(2, 2, 3, 1) * m.q, (m.c[:, None] * m.q).expand(2, 2, 2, 2)], 2).flatten(1), 20,
+        q=weight(2), c=torch.tensor([1.0, 2.0])),
+    # Heads of both have dimensions of their own, on another axis each.
+    "joined, heads along two axes": hidden(
+        "2 2>2 2>3", lambda h, m: torch.cat(
+            [h.view(2, 2, 3, 1).expand(2, 2, 3, 2), m.b(h).view(2, 2, 1, 2)], 2).flatten(1), 16,
+        b=nn.Linear(6, 4)),
     "joined along tokens": hidden("6", lambda h, m: torch.cat([h, m.b(h)], 1), shape=TOKENS,
                                   b=nn.Linear(6, 6)),
     "joined with zeros": hidden("6", lambda h: torch.cat([h, torch.zeros(2, 3)], -1), 9),

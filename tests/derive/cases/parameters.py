@@ -90,6 +90,11 @@ def with_a_constant(h: torch.Tensor) -> torch.Tensor:
         return h * ones
 
 
+def cast_inside(h: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return h.to(torch.float16).float() + h
+
+
 def updated_inside(h: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         h[:, :2].mul_(2)
@@ -167,6 +172,7 @@ CASES = {
     "a buffer that counts": hidden("6", counted, n=torch.ones(())),
     "wrapped": hidden("6", wrapped),
     "wrapped with a constant": hidden("6", with_a_constant),
+    "cast within a wrapper": hidden("6", cast_inside),
     "written within a wrapper": hidden("2 4", updated_inside),
     "checkpointed": hidden("6", lambda h: torch.utils.checkpoint.checkpoint(
         torch.sin, h, use_reentrant=False)),
