@@ -37,8 +37,8 @@ def find(path: str, *, error: type[PermMergeError]) -> Any:
         if cause.name is None or not f"{module_name}.".startswith(f"{cause.name}."):
             raise error(f"'{path}': importing '{module_name}' failed: {cause}") from cause
         raise error(
-            f"'{path}': there is no module '{cause.name}'; install it, "
-            "or put the folder that holds it on PYTHONPATH"
+            f"'{path}': there is no module '{cause.name}'; install it, go to the folder that "
+            "holds it, or put that folder on PYTHONPATH"
         ) from cause
     except Exception as cause:
         raise error(

@@ -51,6 +51,7 @@ Device = Annotated[
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    sys.path.append(str(Path.cwd()))  # for the user's own `module:function`; last, to hide nothing
     try:
         app()
     except PermMergeError as error:

@@ -95,6 +95,8 @@ def derivation(
     else:
         module = architecture
     if inputs is None:
+        inputs = networks.example_inputs(module)
+    if inputs is None:
         inputs = torch.zeros(2, *networks.input_shape(module, options))
     built = time.perf_counter()
     graphs = _traced(module, inputs)

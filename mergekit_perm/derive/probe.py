@@ -10,6 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mergekit_perm import networks
+from mergekit_perm.derive.inputs import Inputs, output_of
 from mergekit_perm.errors import NetworkError
 
 # Images of this edge show every symmetry that larger ones do, at a twelfth of the cost of 224.
@@ -18,23 +19,23 @@ _EDGE = 64
 Shape = tuple[int, ...]
 
 
-def probe(architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, torch.Tensor]:
+def probe(architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, Inputs]:
     """Return a new module and two random examples, small where the network takes any size.
 
-    Sizes are tried from small to large, up to the network's own, until one runs that is not too
-    tiny for attention and convolutions.
+    The examples are the module's own ``example_inputs`` where it has some. Otherwise sizes are
+    tried from small to large, up to the network's own, until one runs that is not too tiny for
+    attention and convolutions.
 
     Raises:
         NetworkError: the architecture cannot be built, does not say what input it takes, or does
             not run on that.
     """
     module = networks.build(architecture, options, seed=0)
-    for shape in _shapes(module, options):
-        inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    for inputs in _candidates(module, options):
         tiny, cause = _Tininess(), None
         try:
             with torch.no_grad(), tiny:
-                module(inputs.clone())
+                output_of(module, inputs)
         except Exception as error:
             cause = error
         if cause is None and not tiny.found:
@@ -43,9 +44,24 @@ def probe(architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, tor
         return module, inputs
     reason = " ".join(str(cause).split()) or "no reason given"
     raise NetworkError(
-        f"{architecture} does not run on inputs of shape {tuple(inputs.shape)}: "
-        f"{type(cause).__name__}: {reason}"
+        f"{architecture} does not run on {_described(inputs)}: {type(cause).__name__}: {reason}"
     ) from cause
+
+
+def _candidates(module: nn.Module, options: Mapping[str, Any]) -> Iterator[Inputs]:
+    """Yield the inputs worth trying, the network's own last."""
+    own: Inputs | None = networks.example_inputs(module)
+    if own is not None:
+        yield own
+        return
+    for shape in _shapes(module, options):
+        yield torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _described(inputs: Inputs) -> str:
+    if isinstance(inputs, torch.Tensor):
+        return f"inputs of shape {tuple(inputs.shape)}"
+    return "its example_inputs"
 
 
 def _shapes(module: nn.Module, options: Mapping[str, Any]) -> Iterator[Shape]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from mergekit_perm import networks
 from mergekit_perm.cache import cache_folder
+from mergekit_perm.derive.inputs import Inputs
 from mergekit_perm.derive.verify import TOLERANCE, Proof, verify
 from mergekit_perm.files import write_text
 from mergekit_perm.permspec import PermutationSpec
@@ -29,7 +30,7 @@ def proven(
     spec: PermutationSpec,
     architecture: str,
     options: Mapping[str, Any],
-    build: Callable[[], tuple[nn.Module, torch.Tensor]],
+    build: Callable[[], tuple[nn.Module, Inputs]],
     *,
     code: str = "",
     force: bool = False,

@@ -21,6 +21,7 @@ from mergekit_perm.networks.building import (
     without_weight_options,
 )
 from mergekit_perm.networks.describing import (
+    example_inputs,
     input_shape,
     least_edge,
     model_config,
@@ -32,6 +33,7 @@ __all__ = [
     "VERSION",
     "build",
     "code_of",
+    "example_inputs",
     "input_shape",
     "is_function",
     "least_edge",

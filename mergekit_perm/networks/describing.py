@@ -31,6 +31,15 @@ _SOURCE = frozenset({"file", "hf_hub_filename", "hf_hub_id", "source", "state_di
 _IMAGE = frozenset({"crop_mode", "crop_pct", "interpolation", "mean", "std"})
 
 
+def example_inputs(module: nn.Module) -> Any:
+    """Return the batch in the attribute ``example_inputs`` of `module`: what forward is given.
+
+    A tensor, a sequence of arguments, or arguments by name; None if the module does not say. For
+    networks of the user's own that take tokens, or more than one tensor.
+    """
+    return getattr(module, "example_inputs", None)
+
+
 def input_shape(module: nn.Module, options: Mapping[str, Any] = {}) -> tuple[int, ...]:
     """Return the shape of one example, without the batch axis.
 
@@ -49,7 +58,8 @@ def input_shape(module: nn.Module, options: Mapping[str, Any] = {}) -> tuple[int
     if size is None:
         raise NetworkError(
             f"{type(module).__name__} does not say what input it takes: set an attribute on the "
-            "module, such as `module.input_shape = (3, 32, 32)`, without the batch axis"
+            "module, such as `module.input_shape = (3, 32, 32)`, without the batch axis, or "
+            "`module.example_inputs`, a batch, where one float tensor will not do"
         )
     channels, height, width = size
     edges = options.get("img_size") or (height, width)

@@ -176,7 +176,8 @@ class _Worker:
         self.record: Record = {**job.start, "architecture": job.architecture, **self.versions}
         self.record["measured"] = date.today().isoformat()
         self.stage, self.finished = "start", False
-        self.errors.truncate(0)
+        if self.versions:  # what a worker says that cannot start stays to be told
+            self.errors.truncate(0)
         order = {key: getattr(job, key) for key in ("architecture", "derive", "verify")}
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # then the output ends as well, which says more

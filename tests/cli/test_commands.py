@@ -44,6 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("PERM_MERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     Path("tiny.yaml").write_text(SPEC)
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -191,6 +192,34 @@ def test_permspec_derive_writes_a_spec_that_verify_proves_and_records(run: Run) 
     once = Path("mine.yaml").read_text()
     assert run("permspec", "verify", "mine.yaml", "--record")[0] == 0
     assert Path("mine.yaml").read_text() == once
+
+
+TAGGER = """
+import torch
+from torch import nn
+
+
+class Tagger(nn.Module):
+    example_inputs = torch.randint(50, (2, 7))
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 6)
+        self.lstm = nn.LSTM(6, 5, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, tokens):
+        return self.head(self.lstm(self.embed(tokens))[0])
+"""
+
+
+def test_networks_of_the_working_folder_are_found_and_say_what_they_take(run: Run) -> None:
+    Path("tagging.py").write_text(TAGGER)
+    assert run("permspec", "derive", "tagging:Tagger", "-o", "tagger.yaml")[0] == 0
+    groups = PermutationSpec.load("tagger.yaml").groups
+    assert {name: group.size for name, group in groups.items()} == {"stream": 6, "lstm": 5}
+    code, out, err = run("permspec", "verify", "tagger.yaml")
+    assert (code, err) == (0, "") and "verified for tagging:Tagger" in out
 
 
 def test_permspec_derive_as_json(run: Run) -> None:

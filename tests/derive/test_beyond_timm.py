@@ -492,7 +492,8 @@ def test_a_function_that_does_not_say_what_it_takes(mine: str) -> None:
         pm.derive(mine, {"silent": True})
     assert str(caught.value) == (
         "Mine does not say what input it takes: set an attribute on the module, such as "
-        "`module.input_shape = (3, 32, 32)`, without the batch axis"
+        "`module.input_shape = (3, 32, 32)`, without the batch axis, or "
+        "`module.example_inputs`, a batch, where one float tensor will not do"
     )
     assert sizes(pm.derive(mine, {"silent": True}, inputs=images(1, 9, 9))) == "5 6"
 

@@ -50,8 +50,10 @@ class Choosy(nn.Module):
     def forward(self, x):
         raise ValueError("this network needs\\n two images")
 
-def choosy():
-    return Choosy()
+class Paired(nn.Module):
+    example_inputs = {"x": torch.ones(2, 3), "y": torch.ones(2, 4)}
+    def forward(self, x, y):
+        return x @ y
 """
 
 
@@ -61,11 +63,13 @@ def test_a_network_that_does_not_run_is_refused_with_the_reason(
     (tmp_path / "choosy_networks.py").write_text(MODULES)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(NetworkError) as error:
-        derive.probe("choosy_networks:choosy", {})
+        derive.probe("choosy_networks:Choosy", {})
     assert str(error.value) == (
-        "choosy_networks:choosy does not run on inputs of shape (2, 3): "
+        "choosy_networks:Choosy does not run on inputs of shape (2, 3): "
         "ValueError: this network needs two images"
     )
+    with pytest.raises(NetworkError, match=r"Paired does not run on its example_inputs: Runtime"):
+        derive.probe("choosy_networks:Paired", {})
 
 
 def test_the_least_edge_is_known_only_where_a_network_takes_several_sizes() -> None:

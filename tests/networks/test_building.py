@@ -140,7 +140,7 @@ def test_a_function_is_called_with_the_options(own: types.ModuleType) -> None:
             "no_such_package.nets:f",
             {},
             "'no_such_package.nets:f': there is no module 'no_such_package'; install it, "
-            "or put the folder that holds it on PYTHONPATH",
+            "go to the folder that holds it, or put that folder on PYTHONPATH",
         ),
         (
             "own_networks:liner",

@@ -161,7 +161,8 @@ def test_input_shape_of_a_module_that_says_it() -> None:
         networks.input_shape(module)
     assert str(caught.value) == (
         "Linear does not say what input it takes: set an attribute on the module, "
-        "such as `module.input_shape = (3, 32, 32)`, without the batch axis"
+        "such as `module.input_shape = (3, 32, 32)`, without the batch axis, or "
+        "`module.example_inputs`, a batch, where one float tensor will not do"
     )
     module.input_shape = [3]  # type: ignore[assignment]
     assert networks.input_shape(module) == (3,)
