@@ -20,7 +20,7 @@ FLOORS = (
     {"errors", "progress", "files", "shipped", "cache", "mergekit"},
     {"permutation", "groups", "axes", "action", "permspec", "permspec_text", "templates"}
     | {"yaml_document", "yaml_reader", "yaml_syntax", "folding"},
-    {"checkpoints", "networks", "data", "weighted", "preprocessing", "python_path"},
+    {"checkpoints", "networks", "data", "weighted", "preprocessing", "python_path", "devices"},
     {"derive"},
     {"align"},
     {"merge"},

@@ -4,7 +4,8 @@ import inspect
 import sys
 from types import ModuleType
 
-from mergekit_perm.align.family import JOINT, METHODS, Family, align
+from mergekit_perm.align.family import JOINT, Family, align
+from mergekit_perm.align.methods import METHODS
 
 __all__ = ["JOINT", "METHODS", "Family", "align"]
 

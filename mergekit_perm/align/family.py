@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
 from collections.abc import Mapping
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from mergekit_perm import devices
+from mergekit_perm.align.examples import Examples
+from mergekit_perm.align.methods import METHODS
+from mergekit_perm.align.solution import Saw
 from mergekit_perm.align.views import State
-from mergekit_perm.align.weight_matching import (
-    matched_tensors,
-    pairwise_objective,
-    weight_matching,
-)
+from mergekit_perm.align.weight_matching import matched_tensors, pairwise_objective
+from mergekit_perm.data import Data, Split
 from mergekit_perm.errors import AlignmentError, suggest
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
@@ -23,7 +26,8 @@ from mergekit_perm.progress import Progress, silent
 
 JOINT = "joint"
 
-METHODS = {"weight_matching": weight_matching}
+# What every method takes, or may take, that is no option of its own.
+_NO_OPTIONS = frozenset({"states", "spec", "progress", "examples"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Family:
         objective: the same sum after alignment.
         traces: the objective after every sweep, as the method reports it.
         seconds: wall time of the alignment.
+        saw: what the method looked at: "weights", "inputs", or "labels" too.
     """
 
     reference: str
@@ -49,6 +54,7 @@ class Family:
     objective: float
     traces: dict[str, list[float]]
     seconds: float
+    saw: Saw = "weights"
 
 
 def align(
@@ -57,6 +63,9 @@ def align(
     *,
     reference: str = JOINT,
     method: str = "weight_matching",
+    model: nn.Module | None = None,
+    data: Data | Split | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
     **options: Any,
 ) -> Family:
@@ -68,6 +77,10 @@ def align(
         reference: the network that stays as it is; with "joint" all are aligned to one another at
             once, and the first is the one that stays as it is.
         method: a key of `METHODS`.
+        model: a network of the architecture, for methods that look at data; its weights do not
+            matter, and stay.
+        data: the examples such methods look at: a split, or data with a split "train".
+        device: where to compute; a name that `devices.device` knows.
         progress: told how far the method is.
         options: the method's own options; see its signature.
 
@@ -80,6 +93,8 @@ def align(
     first = next(iter(states.values()))
     bound = spec.bind({name: tuple(tensor.shape) for name, tensor in first.items()})
     began = time.perf_counter()
+    if "examples" in inspect.signature(METHODS[method]).parameters:
+        options["examples"] = _examples(method, model, data, device)
     solution = METHODS[method](states, bound, reference=reference, progress=progress, **options)
     permuted = {name: bound.act(solution.members[name], state) for name, state in states.items()}
     weights = matched_tensors(bound, first)
@@ -95,7 +110,23 @@ def align(
         objective=_objective(permuted, weights),
         traces=solution.traces,
         seconds=time.perf_counter() - began,
+        saw=solution.saw,
     )
+
+
+def _examples(
+    method: str, model: nn.Module | None, data: Data | Split | None, device: str
+) -> Examples | None:
+    """Return what a data-aware method looks at; None where nothing was given."""
+    if data is None:
+        return None
+    if model is None:
+        raise AlignmentError(f"{method} looks at data, so it needs `model`, a network to run")
+    if isinstance(data, Data) and "train" not in data.splits:
+        raise AlignmentError(f"{method} looks at training data; {data.name} has no split 'train'")
+    split = data.splits["train"] if isinstance(data, Data) else data
+    found = devices.device(device)
+    return Examples(copy.deepcopy(model).eval().to(found), split, found)
 
 
 def _objective(states: Mapping[str, State], weights: list[str]) -> float:
@@ -121,7 +152,7 @@ def _check(
             f"unknown alignment method '{method}'{suggest(method, METHODS)}; "
             f"known: {', '.join(METHODS)}"
         )
-    known = inspect.signature(METHODS[method]).parameters.keys() - {"states", "spec", "progress"}
+    known = inspect.signature(METHODS[method]).parameters.keys() - _NO_OPTIONS
     for option in options:
         if option not in known:
             raise AlignmentError(f"{method} has no option '{option}'{suggest(option, known)}")

@@ -21,6 +21,7 @@ import torch
 
 from mergekit_perm import action
 from mergekit_perm.align.similarity import best_moves
+from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.views import State, View, views
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
@@ -31,20 +32,6 @@ Order = Literal["random", "forward"]
 
 # Statistics move with their channel but say nothing about which channel it is.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-@dataclass(slots=True)
-class Solution:
-    """One member of the symmetry group per network, and how the objective rose.
-
-    Attributes:
-        members: by network, the whole permutation of every group in gather form.
-        traces: F before the first sweep and after each, by network where each is matched to a
-            reference on its own, under "joint" where all are matched at once.
-    """
-
-    members: dict[str, dict[str, Indices]]
-    traces: dict[str, list[float]]
 
 
 def weight_matching(

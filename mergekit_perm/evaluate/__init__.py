@@ -1,9 +1,9 @@
 """Metrics, calibration, paths, simplexes and barriers of networks on a device."""
 
+from mergekit_perm.devices import device
 from mergekit_perm.evaluate.barriers import Barrier, Point, excess, from_points
 from mergekit_perm.evaluate.calibration import CALIBRATIONS, calibrate, has_batch_norm
 from mergekit_perm.evaluate.curves import barrier, evaluate_points
-from mergekit_perm.evaluate.devices import device
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure
 from mergekit_perm.evaluate.mixing import Mixer, mix
 from mergekit_perm.evaluate.paths import Path, paths_between

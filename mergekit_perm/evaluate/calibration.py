@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mergekit_perm.data.batches import Batches
+from mergekit_perm.devices import in_float64
 from mergekit_perm.errors import EvaluationError, suggest
-from mergekit_perm.evaluate.batches import Batches
-from mergekit_perm.evaluate.devices import in_float64
 from mergekit_perm.evaluate.metrics import evaluating
 
 if TYPE_CHECKING:

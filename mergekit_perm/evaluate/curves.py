@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from mergekit_perm.data.batches import Batches
+from mergekit_perm.devices import device as find_device
 from mergekit_perm.evaluate.barriers import Barrier
-from mergekit_perm.evaluate.batches import Batches
 from mergekit_perm.evaluate.calibration import calibrator, has_batch_norm
-from mergekit_perm.evaluate.devices import device as find_device
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure_batches
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.pairs import known

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mergekit_perm.data.batches import Batches
+from mergekit_perm.devices import in_float64
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate.batches import Batches
-from mergekit_perm.evaluate.devices import in_float64
 
 if TYPE_CHECKING:
     from mergekit_perm.data import Split

@@ -1,4 +1,4 @@
-"""Choosing the device that networks are evaluated on."""
+"""Choosing the device that networks are aligned and evaluated on."""
 
 from __future__ import annotations
 

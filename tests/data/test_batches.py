@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from mergekit_perm.data import Split
-from mergekit_perm.evaluate.batches import Batches
+from mergekit_perm.data.batches import Batches
 
 # Tensors without memory stand in for an accelerator's.
 ELSEWHERE = torch.device("meta")
@@ -18,10 +18,9 @@ class Lazy(Dataset[tuple[torch.Tensor, int]]):
         return torch.full((2,), float(index)), index
 
 
-def test_batches_come_in_order_every_time(split) -> None:
-    batches = Batches(
-        split(torch.arange(7.0), torch.arange(7)), device=torch.device("cpu"), batch_size=3
-    )
+def test_batches_come_in_order_every_time() -> None:
+    split = Split("train", TensorDataset(torch.arange(7.0), torch.arange(7)))
+    batches = Batches(split, device=torch.device("cpu"), batch_size=3)
 
     for _ in range(2):
         assert [y.tolist() for _, y in batches] == [[0, 1, 2], [3, 4, 5], [6]]
@@ -29,8 +28,9 @@ def test_batches_come_in_order_every_time(split) -> None:
     assert len(batches) == 7
 
 
-def test_what_is_in_memory_is_copied_to_an_accelerator_once(split) -> None:
-    batches = Batches(split(torch.zeros(7, 2), torch.arange(7)), device=ELSEWHERE, batch_size=3)
+def test_what_is_in_memory_is_copied_to_an_accelerator_once() -> None:
+    split = Split("train", TensorDataset(torch.zeros(7, 2), torch.arange(7)))
+    batches = Batches(split, device=ELSEWHERE, batch_size=3)
 
     first, again = list(batches), list(batches)
 
