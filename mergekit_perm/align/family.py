@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from mergekit_perm import devices
+from mergekit_perm.align.descent import pairwise_objective
+from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.methods import METHODS
 from mergekit_perm.align.solution import Saw
 from mergekit_perm.align.views import State
-from mergekit_perm.align.weight_matching import matched_tensors, pairwise_objective
 from mergekit_perm.data import Data, Split
 from mergekit_perm.errors import AlignmentError, suggest
 from mergekit_perm.permspec import PermutationSpec

@@ -28,16 +28,54 @@ def best_moves(view: View, reference: State, state: State) -> dict[str, Indices]
     Exact when every tensor carries at most one of the groups; where a tensor carries the group on
     two axes the others are taken as they stand, so the caller checks the gain.
     """
-    if not view.children:
-        similarity = np.zeros((view.size, view.size))
-        for carrier in view.carriers:
-            ours, theirs = (
-                carrier.blocks(side[carrier.tensor]).reshape(view.size, -1)
-                for side in (reference, state)
-            )
-            similarity += (ours @ theirs.T).double().cpu().numpy()
-        return {view.group: assign(similarity)}
-    return _best_nested_moves(view, reference, state)
+    if view.children:
+        return _best_nested_moves(view, reference, state)
+    return KeptSimilarity(view).best_moves(reference, state)
+
+
+class KeptSimilarity:
+    """The similarity of a group without nested ones, kept while the network moves.
+
+    The reference stays. Of each tensor only those columns are multiplied again that changed since
+    the last time: where a neighbouring group has moved few of its elements, few.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.matrix: torch.Tensor | None = None
+        self._seen: dict[str, torch.Tensor] = {}
+
+    def best_moves(self, reference: State, state: State) -> dict[str, Indices]:
+        """Return what the function of this name does."""
+        for carrier in self.view.carriers:
+            tensor = state[carrier.tensor]
+            if self._seen.get(carrier.tensor) is not tensor:
+                self._add(carrier, reference[carrier.tensor], tensor)
+        self._seen = {tensor: state[tensor] for tensor in self.view.tensors}
+        similarity = np.zeros((self.view.size, self.view.size))
+        if self.matrix is not None:
+            similarity += self.matrix.double().cpu().numpy()
+        return {self.view.group: assign(similarity)}
+
+    def moved(self, move: Indices, state: State) -> None:
+        """Take note that the group itself has moved, and nothing else since `best_moves`."""
+        if self.matrix is not None:
+            self.matrix = self.matrix[:, torch.from_numpy(move).to(self.matrix.device)]
+        self._seen = {tensor: state[tensor] for tensor in self.view.tensors}
+
+    def _add(self, carrier: Carrier, reference: torch.Tensor, tensor: torch.Tensor) -> None:
+        ours, theirs = (_rows(self.view, carrier, each) for each in (reference, tensor))
+        if carrier.tensor in self._seen:
+            before = _rows(self.view, carrier, self._seen[carrier.tensor])
+            changed = (theirs != before).any(dim=0).nonzero().squeeze(1)
+            ours, theirs = ours[:, changed], theirs[:, changed] - before[:, changed]
+        product = ours @ theirs.T
+        self.matrix = product if self.matrix is None else self.matrix + product
+
+
+def _rows(view: View, carrier: Carrier, tensor: torch.Tensor) -> torch.Tensor:
+    """Return `tensor` as (elements, all that each of them carries)."""
+    return carrier.blocks(tensor).reshape(view.size, -1)
 
 
 @dataclass(frozen=True, slots=True)

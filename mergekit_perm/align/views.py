@@ -103,6 +103,11 @@ class View:
         """The tensors that carry the group, each once."""
         return tuple(dict.fromkeys(carrier.tensor for carrier in self.carriers))
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether one assignment is exact: no group within it, no tensor that carries it twice."""
+        return not self.children and len(self.tensors) == len(self.carriers)
+
     def seen_from(self, settled: Collection[str]) -> View:
         """Return the view on those tensors only whose other groups are all among `settled`."""
         known = tuple(carrier for carrier in self.carriers if carrier.others <= set(settled))

@@ -166,11 +166,14 @@ def test_progress_counts_sweeps_start_by_start() -> None:
     told: list[tuple[str, int, int]] = []
     listener = lambda *event: told.append(event)  # noqa: E731
     align(networks("ab"), SPEC, restarts=1, max_sweeps=9, progress=listener)
-    assert told == [("aligning b to a", 0, 9), ("aligning b to a", 9, 9)]
+    assert {(task, total) for task, _, total in told} == {("aligning b to a", 9)}
+    counts = [done for _, done, _ in told]
+    assert counts[0] == 0 and counts[-1] == 9
     told.clear()
     align(networks("abc"), SPEC, restarts=2, max_sweeps=9, progress=listener)
     starts = list(dict.fromkeys(task for task, _, _ in told))
-    assert starts[-2:] == ["aligning jointly, start 1", "aligning jointly, start 2"]
+    joint = [task for task in starts if "jointly" in task]
+    assert joint == ["aligning jointly, start 1", "aligning jointly, start 2"]
     assert "aligning c to a" in starts
     for task in starts:
         counts = [done for each, done, total in told if each == task and total == 9]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mergekit_perm import action, axes
 from mergekit_perm.align import align
+from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.similarity import best_moves
 from mergekit_perm.align.views import views
-from mergekit_perm.align.weight_matching import matched_tensors
 from mergekit_perm.axes import Axis, Fixed, Whole
 from mergekit_perm.groups import Groups
 from mergekit_perm.permspec import PermutationSpec

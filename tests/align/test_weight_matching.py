@@ -11,7 +11,7 @@ import torch
 
 from mergekit_perm import action
 from mergekit_perm.align import Family, align
-from mergekit_perm.align.weight_matching import pairwise_objective
+from mergekit_perm.align.descent import pairwise_objective
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation

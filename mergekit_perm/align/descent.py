@@ -1,0 +1,270 @@
+"""Coordinate descent over groups: one group of one network at a time, matched to the others.
+
+To an anchor R it maximises the inner product of R and the permuted network (Git Re-Basin, arXiv
+2209.04836, Algorithm 1). Jointly it maximises the sum of all pairwise inner products,
+
+    F = sum_{i<j} <pi_i[theta_i], pi_j[theta_j]>,
+
+matching one group of one network to the sum of the other networks; every accepted step raises F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from mergekit_perm import action
+from mergekit_perm.align.deadline import Deadline
+from mergekit_perm.align.evidence import Evidence
+from mergekit_perm.align.similarity import KeptSimilarity, best_moves
+from mergekit_perm.align.views import View
+from mergekit_perm.permutation import Indices
+from mergekit_perm.progress import Progress, silent
+
+Order = Literal["random", "forward"]
+Members = Mapping[str, Mapping[str, Indices]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all descents of one alignment share.
+
+    Attributes:
+        order: visit groups in "random" order, anew each sweep, or "forward" as the spec has them.
+        tolerance: stop when a sweep raises the objective by less than this fraction of it.
+        max_sweeps: stop after so many sweeps at the latest.
+        deadline: stop when it has passed.
+        progress: told after every sweep.
+    """
+
+    order: Order = "random"
+    tolerance: float = 1e-9
+    max_sweeps: int = 100
+    deadline: Deadline = field(default_factory=Deadline)
+    progress: Progress = silent
+
+
+class Descent:
+    """An incumbent: permuted tensors, their members, and the objective so far.
+
+    Attributes:
+        members: by network, the whole permutation of every group.
+        trace: the objective at the start and after every sweep.
+        sweeps: how many there were.
+    """
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        members: Members,
+        settings: Settings,
+        *,
+        generator: np.random.Generator,
+        anchor: str | None = None,
+    ) -> None:
+        """Start from `members`.
+
+        Args:
+            evidence: what is compared.
+            members: where the networks stand at first.
+            settings: how to descend.
+            generator: of random orders.
+            anchor: the network that stays, and that the others are matched to; None to match
+                each network to all the others.
+        """
+        self.evidence, self.settings, self.generator = evidence, settings, generator
+        self.anchor = anchor
+        self.members = {name: dict(member) for name, member in members.items()}
+        self.moving = [name for name in members if name != anchor]
+        self.current = {
+            name: dict(evidence.states[name])
+            if moves_nothing(member)
+            else evidence.spec.act(member, evidence.states[name])
+            for name, member in members.items()
+        }
+        # Jointly, what a network is matched to is the sum of all without itself.
+        self.total = {} if anchor else {t: self._sum(t) for t in self.current[self.moving[0]]}
+        self.trace = [pairwise_objective(self.current)]
+        self.sweeps = 0
+        self._clock = 0
+        self._changed: dict[str, int] = {}
+        self._settled: dict[tuple[str, str], int] = {}
+        self._kept: dict[tuple[str, str], KeptSimilarity] = {}
+
+    def settle(self) -> None:
+        """Match groups one by one, each on the tensors whose other groups are settled already.
+
+        Kept only if the objective is higher for it: two networks that lie together stay so.
+        """
+        before = dict(self.members), {name: dict(state) for name, state in self.current.items()}
+        views = self.evidence.views
+        for name in self.moving:
+            settled: list[str] = []
+            while len(settled) < len(views):
+                known = [v.seen_from(settled) for v in views if v.group not in settled]
+                best = max(known, key=lambda view: view.weight)
+                self.match(name, best, only_if_it_gains=False)
+                settled.append(best.group)
+        self.trace.append(pairwise_objective(self.current))
+        if self.trace[-1] < self.trace[0]:
+            self.members, self.current = before
+            self.trace.pop()
+            self._kept.clear()
+
+    def descend(self, task: str = "aligning", *, until: int | None = None) -> None:
+        """Sweep until nothing gains, or `until` so many sweeps are done; may be called again."""
+        settings = self.settings
+        most = settings.max_sweeps if until is None else min(until, settings.max_sweeps)
+        while self.sweeps < most:
+            settings.progress(task, self.sweeps, settings.max_sweeps)
+            self.sweeps += 1
+            gain = 0.0
+            for name, view in self._visits():
+                if settings.deadline.passed():
+                    break
+                gain += self.match(name, view)
+            # Every gain is one of F: what a network gains with the others, all pairs gain.
+            self.trace.append(self.trace[-1] + gain)
+            if gain <= settings.tolerance * abs(self.trace[-1]) or settings.deadline.passed():
+                break
+        if until is None:
+            settings.progress(task, settings.max_sweeps, settings.max_sweeps)
+
+    def match(self, name: str, view: View, *, only_if_it_gains: bool = True) -> float:
+        """Match one group of one network to what it is matched to; return how much that gained."""
+        if only_if_it_gains and not self._may_gain(name, view):
+            return 0.0
+        current = self.current[name]
+        target = {tensor: self._target(name, tensor) for tensor in view.tensors}
+        kept = self._keeper(name, view) if only_if_it_gains else None
+        rough = {tensor: value.to(current[tensor].dtype) for tensor, value in target.items()}
+        moves = kept.best_moves(rough, current) if kept else best_moves(view, rough, current)
+        step = action.assemble(self.evidence.spec.groups, moves)
+        gain = 0.0
+        if not moves_nothing(step):
+            gain = self._take(name, view, step, target, only_if_it_gains)
+            if kept and gain:
+                kept.moved(moves[view.group], current)
+        if only_if_it_gains and (view.is_linear or not gain):
+            self._settled[name, view.group] = self._clock
+        return gain
+
+    def _take(
+        self,
+        name: str,
+        view: View,
+        step: action.Member,
+        target: Mapping[str, torch.Tensor],
+        only_if_it_gains: bool,
+    ) -> float:
+        spec, current = self.evidence.spec, self.current[name]
+        moved = {
+            tensor: action.act(current[tensor], spec.axes[tensor], spec.groups, step)
+            for tensor in view.moved
+            if tensor in current
+        }
+        gain = sum(
+            _inner_product_gained(moved[t], current[t], target[t], dim, places)
+            for t, dim, places in _changed_parts(view, step)
+        )
+        if only_if_it_gains and gain <= 0.0:
+            return 0.0
+        self._clock += 1
+        for tensor, value in moved.items():
+            if self.total:
+                self.total[tensor].add_(value).sub_(current[tensor])
+            self._changed[tensor] = self._clock
+        current.update(moved)
+        self.members[name] = then(self.members[name], step)
+        return gain
+
+    def _may_gain(self, name: str, view: View) -> bool:
+        """Tell whether a tensor of the group has changed since it was matched last."""
+        last = self._settled.get((name, view.group), -1)
+        return any(self._changed.get(tensor, 0) > last for tensor in view.tensors)
+
+    def _keeper(self, name: str, view: View) -> KeptSimilarity | None:
+        """Return the similarity kept for this group: to an anchor, which never changes."""
+        if self.anchor is None or not view.is_linear:
+            return None
+        return self._kept.setdefault((name, view.group), KeptSimilarity(view))
+
+    def _target(self, name: str, tensor: str) -> torch.Tensor:
+        if self.anchor is not None:
+            return self.current[self.anchor][tensor]
+        return self.total[tensor] - self.current[name][tensor]
+
+    def _sum(self, tensor: str) -> torch.Tensor:
+        total = torch.zeros_like(self.current[self.moving[0]][tensor], dtype=torch.float64)
+        for state in self.current.values():
+            total += state[tensor]
+        return total
+
+    def _visits(self) -> list[tuple[str, View]]:
+        visits = [(name, view) for name in self.moving for view in self.evidence.views]
+        if self.settings.order == "random":
+            visits = [visits[i] for i in self.generator.permutation(len(visits))]
+        return visits
+
+
+def anchored(members: Members, name: str) -> dict[str, dict[str, Indices]]:
+    """Compose every member with the inverse of `name`'s, which leaves the objective as it is."""
+    back = {group: np.argsort(indices) for group, indices in members[name].items()}
+    return {each: then(member, back) for each, member in members.items()}
+
+
+def moves_nothing(member: action.Member) -> bool:
+    """Tell whether `member` is the identity."""
+    return all(np.array_equal(indices, np.arange(len(indices))) for indices in member.values())
+
+
+def then(member: action.Member, step: action.Member) -> dict[str, Indices]:
+    """Return the member that acts as `member` and then as `step`."""
+    return {group: indices[step[group]] for group, indices in member.items()}
+
+
+def pairwise_objective(states: Mapping[str, Mapping[str, torch.Tensor]]) -> float:
+    """Return sum_{i<j} <theta_i, theta_j> over all tensors, as (|sum|^2 - sum of |.|^2) / 2."""
+    total = 0.0
+    for tensor in next(iter(states.values())):
+        whole, squares = torch.zeros(()), 0.0
+        for state in states.values():
+            member = state[tensor].double()
+            whole, squares = whole + member, squares + _dot(member, member)
+        total += (_dot(whole, whole) - squares) / 2
+    return total
+
+
+def _changed_parts(
+    view: View, step: action.Member
+) -> Iterator[tuple[str, int, torch.Tensor | None]]:
+    """Yield each tensor of the group, and along which axis which coordinates may have changed."""
+    if not view.is_linear:
+        yield from ((tensor, 0, None) for tensor in view.tensors)
+        return
+    elements = np.flatnonzero(step[view.group] != np.arange(view.size))
+    for carrier in view.carriers:
+        yield carrier.tensor, carrier.dim, torch.from_numpy(carrier.table[elements].reshape(-1))
+
+
+def _inner_product_gained(
+    moved: torch.Tensor,
+    current: torch.Tensor,
+    target: torch.Tensor,
+    dim: int,
+    places: torch.Tensor | None,
+) -> float:
+    """Return <moved, target> - <current, target>, which differ at `places` along `dim` only."""
+    parts = [moved, current, target]
+    if places is not None:
+        parts = [part.index_select(dim, places.to(part.device)) for part in parts]
+    moved, current, target = (part.double() for part in parts)
+    return _dot(moved, target) - _dot(current, target)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
