@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it; loaded on first use (PEP 562), so that importing the
 # package, `perm-merge --help` and `perm-merge check` stay fast and load no torch.
 _HOMES = {
+    "Alignment": "alignment",
     "Family": "align",
     "METHODS": "align",
     "PermMergeError": "errors",

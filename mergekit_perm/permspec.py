@@ -99,11 +99,15 @@ class PermutationSpec:
 
     # --------------------------------------------------------------------------------- checking
 
-    def bind(self, shapes: Mapping[str, Sequence[int]]) -> PermutationSpec:
+    def bind(
+        self, shapes: Mapping[str, Sequence[int]], *, partial: bool = False
+    ) -> PermutationSpec:
         """Return the spec with every pattern resolved to the tensors of a network, and checked.
 
         Args:
             shapes: the shape of every tensor of the network (parameters and buffers).
+            partial: these are some of the network's tensors only, as in a pruning mask; what the
+                spec says of others is left out.
 
         Raises:
             PermutationSpecError: listing every pattern that matches nothing, every axis whose
@@ -114,13 +118,13 @@ class PermutationSpec:
             return self
         problems: list[str] = []
         bound: dict[str, tuple[Axis, ...]] = {}
-        for name, row in self._matched(known, problems).items():
+        for name, row in self._matched(known, problems, partial=partial).items():
             try:
                 bound[name] = self._fitted(row, known[name])
             except PermutationSpecError as error:
                 problems.append(f"{name}: {error}")
         carried = {group for row in bound.values() for axis in row for group in axes.names(axis)}
-        if not problems:
+        if not (problems or partial):
             problems += [
                 f"group '{name}' permutes no axis of any tensor"
                 for name in self.groups
@@ -135,7 +139,7 @@ class PermutationSpec:
         return replace(self, axes=bound, shapes=known)
 
     def _matched(
-        self, shapes: Mapping[str, Shape], problems: list[str]
+        self, shapes: Mapping[str, Shape], problems: list[str], *, partial: bool
     ) -> dict[str, tuple[Axis, ...]]:
         """Resolve patterns: an exact name beats a pattern; two patterns may not claim a tensor."""
         matched = {name: row for name, row in self.axes.items() if name in shapes}
@@ -144,7 +148,7 @@ class PermutationSpec:
             if pattern in shapes:
                 continue
             hits = [name for name in _matches(pattern, shapes) if name not in self.axes]
-            if not hits:
+            if not (hits or partial):
                 problems.append(f"{pattern}: no such tensor{suggest(pattern, shapes, cutoff=0.8)}")
             for name in hits:
                 if name in claimed and self.axes[claimed[name]] != row:

@@ -20,7 +20,8 @@ FLOORS = (
     {"errors", "progress", "files", "shipped", "cache", "mergekit"},
     {"permutation", "groups", "axes", "action", "permspec", "permspec_text", "templates"}
     | {"yaml_document", "yaml_reader", "yaml_syntax", "folding"},
-    {"checkpoints", "networks", "data", "weighted", "preprocessing", "python_path", "devices"},
+    {"checkpoints", "networks", "data", "weighted", "preprocessing", "python_path", "devices"}
+    | {"alignment"},
     {"derive"},
     {"align"},
     {"merge"},

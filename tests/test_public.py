@@ -14,8 +14,8 @@ from mergekit_perm import checkpoints, data, networks
 torch.set_num_threads(1)
 
 NAMES = [
-    "Family", "METHODS", "PermMergeError", "Permutation", "PermutationSpec", "Proof", "RECIPES",
-    "Report", "__version__", "align", "barrier", "derive", "merge", "run", "verify",
+    "Alignment", "Family", "METHODS", "PermMergeError", "Permutation", "PermutationSpec", "Proof",
+    "RECIPES", "Report", "__version__", "align", "barrier", "derive", "merge", "run", "verify",
 ]  # fmt: skip
 
 

@@ -70,6 +70,7 @@ def test_the_commands_are_many_enough() -> None:
         "run",
         "compare",
         "permspec",
+        "permute",
     }
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from mergekit_perm.checkpoints.checking import check_finite, fit, shapes, state_sha256
-from mergekit_perm.checkpoints.references import Checkpoint, load, local_file
-from mergekit_perm.checkpoints.writing import load_state, save
+from mergekit_perm.checkpoints.references import Checkpoint, bare_names, load, local_file
+from mergekit_perm.checkpoints.writing import load_metadata, load_state, save
 
 __all__ = [
     "Checkpoint",
+    "bare_names",
     "check_finite",
     "fit",
     "load",
+    "load_metadata",
     "load_state",
     "local_file",
     "save",

@@ -49,11 +49,23 @@ def read(path: Path) -> Any:
     return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """Return the metadata in the header of the safetensors file `path`; errors as `read`."""
+    with _opened(path) as opened:
+        return dict(opened.metadata() or {})
+
+
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    with _opened(path) as opened:
+        # Clones do not depend on the file, which is mapped into memory.
+        return {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as opened:
-            # Clones do not depend on the file, which is mapped into memory.
-            return {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+            yield opened
     except (SafetensorError, OSError, ValueError, RuntimeError) as cause:
         raise CheckpointError(
             f"{path}: cannot be read as safetensors ({cause}): {_AGAIN}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -209,18 +209,23 @@ def _found(content: Any) -> str:
 # ------------------------------------------------------------------------------------- cleaning
 
 
-def _without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return `state` without what data parallelism, compilation and averaging put around names."""
-    names = {name: name for name in state}
-    # torch's AveragedModel counts its updates beside the module it wraps.
-    rest = [name for name in state if name != "n_averaged"]
-    if len(rest) < len(state) and rest and all(name.startswith("module.") for name in rest):
+def bare_names(given: Iterable[str]) -> dict[str, str]:
+    """Return each name without what data parallelism, compilation and averaging put around it.
+
+    The count of averages that torch's AveragedModel keeps beside the module it wraps is left out.
+    """
+    names = {name: name for name in given}
+    rest = [name for name in names if name != "n_averaged"]
+    if len(rest) < len(names) and rest and all(name.startswith("module.") for name in rest):
         del names["n_averaged"]
-    while (prefix := _common_prefix(names.values())) is not None:
+    while names and (prefix := _common_prefix(names.values())) is not None:
         names = {name: short.removeprefix(prefix) for name, short in names.items()}
     # A part that was compiled on its own has the wrapper inside its name.
-    names = {name: short.replace("._orig_mod.", ".") for name, short in names.items()}
-    return {short: state[name] for name, short in names.items()}
+    return {name: short.replace("._orig_mod.", ".") for name, short in names.items()}
+
+
+def _without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {short: state[name] for name, short in bare_names(state).items()}
 
 
 def _common_prefix(names: Any) -> str | None:

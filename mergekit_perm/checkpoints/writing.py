@@ -55,6 +55,15 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     return {name: state[name] for name in sorted(state)}
 
 
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """Return the text that the header of a safetensors file holds by name.
+
+    Raises:
+        CheckpointError: when the file is missing or damaged.
+    """
+    return reading.metadata(Path(path))
+
+
 def _separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return contiguous CPU tensors of which no two share memory."""
     separate: dict[str, torch.Tensor] = {}

@@ -16,6 +16,7 @@ import typer
 
 from mergekit_perm import __version__
 from mergekit_perm.cli.permspec import permspec_app
+from mergekit_perm.cli.permute import permute
 from mergekit_perm.cli.shared import AsJson, progress_bars
 from mergekit_perm.errors import PermMergeError, RunError, SpecError, suggest
 
@@ -32,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(permspec_app, name="permspec")
+app.command()(permute)
 
 SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="A run spec: a file, a shipped name, or - for stdin.")

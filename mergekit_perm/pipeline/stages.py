@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mergekit_perm import align, checkpoints, derive, evaluate, merge, networks, train
+from mergekit_perm.alignment import Alignment, applied
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.errors import CheckpointError, RunError
 from mergekit_perm.files import write_text
@@ -163,10 +164,11 @@ def align_networks(shop: Workshop) -> Result:
         progress=shop.progress,
         **options,
     )
+    spec = replace(found.spec, architecture=shop.inputs.architecture, options=shop.inputs.options)
     for name, permutations in family.permutations.items():
-        indices = {g: torch.from_numpy(p.indices.copy()) for g, p in permutations.items()}
-        checkpoints.save(shop.folder.path / permutation_file(name), indices)
-        shop.keep(aligned_file(name), family.states[name])
+        alignment = Alignment(permutations, spec, name, reference=settings.reference)
+        alignment.save(shop.folder.path / permutation_file(name))
+        shop.keep(aligned_file(name), family.states[name], **applied(alignment))
     groups = [
         {
             "name": group,
