@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mergekit_perm.data import Split
+from mergekit_perm.errors import AlignmentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,14 @@ class Examples:
         """
         output: torch.Tensor = torch.func.functional_call(self.module, dict(state), (inputs,))
         return output
+
+
+def needed(examples: Examples | None, method: str) -> Examples:
+    """Return `examples`, which `method` cannot do without.
+
+    Raises:
+        AlignmentError: there are none.
+    """
+    if examples is None:
+        raise AlignmentError(f"{method} looks at data: give `data`, or a method that needs none")
+    return examples

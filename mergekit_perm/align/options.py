@@ -9,7 +9,8 @@ from mergekit_perm.errors import AlignmentError
 
 # The least that a number may be.
 _LEAST: Mapping[str, float] = MappingProxyType(
-    {"restarts": 1, "max_sweeps": 0, "seed": 0, "tolerance": 0}
+    {"restarts": 1, "max_sweeps": 0, "seed": 0, "tolerance": 0, "count": 2, "rows": 2}
+    | {"batch_size": 1}
 )
 
 

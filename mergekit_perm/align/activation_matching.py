@@ -1,0 +1,81 @@
+"""Activation matching: permute every network so that its units respond as the others' do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mergekit_perm.align.activations import KERNELS, Kernel, of_activations, of_covariances
+from mergekit_perm.align.deadline import Deadline
+from mergekit_perm.align.descent import Settings
+from mergekit_perm.align.examples import Examples, needed
+from mergekit_perm.align.options import check_choice, check_options
+from mergekit_perm.align.solution import Solution
+from mergekit_perm.align.starts import Search
+from mergekit_perm.align.views import State
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.progress import Progress, silent
+
+
+def activation_matching(
+    states: Mapping[str, State],
+    spec: PermutationSpec,
+    *,
+    reference: str = "joint",
+    examples: Examples | None = None,
+    kernel: Kernel = "correlation",
+    count: int = 5000,
+    batch_size: int = 256,
+    rows: int = 4096,
+    seed: int = 0,
+    restarts: int = 2,
+    max_sweeps: int = 100,
+    max_seconds: float | None = None,
+    progress: Progress = silent,
+) -> Solution:
+    """Return one member per network, found from activations on unlabelled inputs.
+
+    To a named reference, every group is matched by how its units vary with those of the reference
+    (Git Re-Basin, arXiv 2209.04836, section 3.1), over a stream of examples and all positions.
+    Jointly, the sum over all pairs of networks is maximised, one group of one network at a time,
+    over rows that are kept (an iterated shared reference, as in arXiv 2506.22712).
+
+    Activations are taken where layers take them in, behind norm and nonlinearity; a group that
+    several layers take in is matched by all of them. The first network stays as it is with "joint".
+
+    Args:
+        states: at least two state dicts that bound `spec` fits, by name.
+        spec: a bound permutation spec.
+        reference: the network that stays as it is, or "joint".
+        examples: the inputs; labels are not read.
+        kernel: "correlation" (REPAIR, arXiv 2211.08403), "covariance", or "inner_product" (not
+            centred, as in Git Re-Basin).
+        count: examples at most.
+        batch_size: examples at a time; decides memory, not the result.
+        rows: with "joint", about how many examples and positions are kept for every site.
+        seed: of examples, positions, the order of visits and random starts.
+        restarts: how many starts, of which the best wins; see `weight_matching`.
+        max_sweeps: stop after so many sweeps at the latest.
+        max_seconds: stop after so many seconds; the best so far is kept.
+        progress: told after every sweep.
+
+    Raises:
+        AlignmentError: no examples, or an option out of range.
+    """
+    examples = needed(examples, "activation_matching")
+    check_options(restarts=restarts, max_sweeps=max_sweeps, seed=seed, count=count, rows=rows)
+    check_options(batch_size=batch_size)
+    check_choice("kernel", kernel, KERNELS)
+    settings = Settings(max_sweeps=max_sweeps, deadline=Deadline(max_seconds), progress=progress)
+    if reference != "joint":
+        evidence = of_covariances(
+            states, spec, examples, reference=reference, kernel=kernel, count=count,
+            batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+    else:
+        evidence = of_activations(
+            states, spec, examples, kernel=kernel, count=count, batch_size=batch_size, rows=rows,
+            seed=seed,
+        )  # fmt: skip
+    found = Search(evidence, settings, seed).match(reference, restarts=restarts)
+    return replace(found, saw="inputs")
