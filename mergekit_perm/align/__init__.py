@@ -6,8 +6,10 @@ from types import ModuleType
 
 from mergekit_perm.align.family import JOINT, Family, align
 from mergekit_perm.align.methods import METHODS
+from mergekit_perm.align.sequences import Sequences, align_sequences
+from mergekit_perm.align.stacked import stacked
 
-__all__ = ["JOINT", "METHODS", "Family", "align"]
+__all__ = ["JOINT", "METHODS", "Family", "Sequences", "align", "align_sequences", "stacked"]
 
 
 class _CallableModule(ModuleType):

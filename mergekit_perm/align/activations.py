@@ -168,18 +168,15 @@ def of_covariances(
             sums[name][site.name].add(ours[site.name], rows)
     tensors = {
         name: {
-            site.name: _identity(site, spec) if name == reference else
-            sums[name][site.name].kernel(kernel).T.float()
+            site.name: torch.eye(axes.size(site.axis, spec.groups), device=examples.device)
+            if name == reference
+            else sums[name][site.name].kernel(kernel).T.float()
             for site in sites
         }
         for name in states
     }  # fmt: skip
     axes_of = {site.name: (site.axis, Fixed(axes.size(site.axis, spec.groups))) for site in sites}
     return of_tensors(spec, axes_of, tensors)
-
-
-def _identity(site: Site, spec: PermutationSpec) -> torch.Tensor:
-    return torch.eye(axes.size(site.axis, spec.groups))
 
 
 def standardised(rows: torch.Tensor, kernel: Kernel) -> torch.Tensor:
@@ -212,7 +209,8 @@ class _Sums:
             ours.T @ theirs,
         )  # fmt: skip
         self.count += len(ours)
-        self.parts = tuple(a + b for a, b in zip(self.parts, new, strict=True)) or new
+        known = self.parts or (0.0,) * len(new)
+        self.parts = tuple(old + more for old, more in zip(known, new, strict=True))
 
     def kernel(self, kernel: Kernel) -> torch.Tensor:
         """Return (units of ours, units of theirs)."""

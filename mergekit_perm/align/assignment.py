@@ -17,7 +17,15 @@ def assign(similarity: Similarity) -> Indices:
     Among equally good assignments the solver's own order decides, so ties (dead units, say) may
     move; callers keep a move only if it gains.
     """
-    _, columns = linear_sum_assignment(similarity, maximize=True)
+    # Rows and columns may be shifted without another assignment becoming best. The solver has least
+    # to do when the assignment that there is, the identity, costs nothing, and nothing less.
+    if not similarity.size:
+        return np.arange(0)
+    half = np.diagonal(similarity) / 2
+    cost = half[:, None] + half - similarity
+    cost -= cost.min(axis=1, keepdims=True)
+    cost -= cost.min(axis=0, keepdims=True)
+    _, columns = linear_sum_assignment(cost)
     return np.asarray(columns, dtype=np.int64)
 
 

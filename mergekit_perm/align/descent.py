@@ -90,6 +90,8 @@ class Descent:
         self.total = {} if anchor else {t: self._sum(t) for t in self.current[self.moving[0]]}
         self.trace = [pairwise_objective(self.current)]
         self.sweeps = 0
+        self._noise = 0.0
+        self._torch_generator = torch.Generator().manual_seed(int(generator.integers(2**62)))
         self._clock = 0
         self._changed: dict[str, int] = {}
         self._settled: dict[tuple[str, str], int] = {}
@@ -134,6 +136,27 @@ class Descent:
         if until is None:
             settings.progress(task, settings.max_sweeps, settings.max_sweeps)
 
+    def cool(self, task: str, *, sweeps: int, noise: float) -> None:
+        """Sweep with noise that dies away, taking every step whether it gains or not.
+
+        Simulated annealing: what a descent meets first no longer decides where it ends. The trace
+        begins anew after it.
+
+        Args:
+            task: for progress.
+            sweeps: over how many sweeps the noise falls, evenly, to nothing.
+            noise: at first, as a share of the size of what a network is matched to.
+        """
+        for sweep in range(sweeps):
+            self.settings.progress(task, sweep, sweeps)
+            self._noise = noise * (1 - sweep / sweeps)
+            for name, view in self._visits():
+                if not self.settings.deadline.passed():
+                    self.match(name, view, only_if_it_gains=False)
+        self.settings.progress(task, sweeps, sweeps)
+        self._noise = 0.0
+        self.trace = [pairwise_objective(self.current)]
+
     def match(self, name: str, view: View, *, only_if_it_gains: bool = True) -> float:
         """Match one group of one network to what it is matched to; return how much that gained."""
         if only_if_it_gains and not self._may_gain(name, view):
@@ -141,7 +164,9 @@ class Descent:
         current = self.current[name]
         target = {tensor: self._target(name, tensor) for tensor in view.tensors}
         kept = self._keeper(name, view) if only_if_it_gains else None
-        rough = {tensor: value.to(current[tensor].dtype) for tensor, value in target.items()}
+        rough = {
+            tensor: self._noisy(value).to(current[tensor].dtype) for tensor, value in target.items()
+        }
         moves = kept.best_moves(rough, current) if kept else best_moves(view, rough, current)
         step = action.assemble(self.evidence.spec.groups, moves)
         gain = 0.0
@@ -197,6 +222,14 @@ class Descent:
         if self.anchor is not None:
             return self.current[self.anchor][tensor]
         return self.total[tensor] - self.current[name][tensor]
+
+    def _noisy(self, target: torch.Tensor) -> torch.Tensor:
+        if not self._noise:
+            return target
+        size = float(target.square().mean().sqrt())
+        # Drawn on the CPU, so that devices agree.
+        noise = torch.randn(target.shape, generator=self._torch_generator, dtype=torch.float32)
+        return target + self._noise * size * noise.to(target.device)
 
     def _sum(self, tensor: str) -> torch.Tensor:
         total = torch.zeros_like(self.current[self.moving[0]][tensor], dtype=torch.float64)

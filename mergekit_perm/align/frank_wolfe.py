@@ -11,6 +11,9 @@ a step costs as many tensors as there are networks, not pairs.
 
 Two networks have no need of a universe, and in one they would chase each other: each goes to where
 the other was. There the first is held where it is, and the second is matched to it.
+
+Rounding costs some of F. What can be had back one group of one network at a time, a descent on
+permutations takes in the end.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ from numpy.polynomial import Chebyshev
 
 from mergekit_perm import action
 from mergekit_perm.align.deadline import Deadline
-from mergekit_perm.align.descent import anchored
-from mergekit_perm.align.evidence import matched_tensors
-from mergekit_perm.align.options import check_choice
+from mergekit_perm.align.descent import Descent, Members, Settings, anchored
+from mergekit_perm.align.evidence import Evidence, matched_tensors, of_weights
+from mergekit_perm.align.options import check_choice, check_options
 from mergekit_perm.align.soft import (
     Matrices,
     SoftAction,
@@ -40,7 +43,6 @@ from mergekit_perm.align.soft import (
 )
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.views import State
-from mergekit_perm.errors import AlignmentError
 from mergekit_perm.groups import Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
@@ -80,25 +82,21 @@ def frank_wolfe(
         tolerance: a step gains little when it raises F by less than this fraction of it.
         patience: stop after so many steps in a row that gain little.
         max_seconds: take no further step after this time; None for no limit.
-        progress: told after every step.
+        progress: told after every step, and after every sweep of the descent.
 
     Each step is exact: the best members by assignment, the length by the polynomial that F is along
-    the way. In the end the soft members are rounded by assignment, and the result is the best of
-    these, the members at which the steps were aimed, and no move at all. Weights are matched in
-    float64; running statistics are moved but not matched. The trace has F of the soft members, and
-    last F of the members returned.
+    the way. In the end the soft members are rounded by assignment. From the best of these, the
+    members at which the steps were aimed, and no move at all, coordinate descent goes on, one group
+    of one network at a time, until nothing gains; F can only rise. Soft weights are float64;
+    running statistics are moved but not matched. The trace has F of the soft members, and last F of
+    the members returned.
 
     Raises:
         AlignmentError: an option out of range.
     """
-    _check_options(
-        start=start,
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        patience=patience,
-        seed=seed,
-        max_seconds=max_seconds,
-    )
+    check_choice("start", start, get_args(Start))
+    check_options(max_iterations=max_iterations, tolerance=tolerance, patience=patience)
+    check_options(seed=seed, max_seconds=max_seconds)
     deadline = Deadline(max_seconds)
     objective = Objective.of(states, spec)
     held = 0 if len(states) == 2 else None
@@ -106,32 +104,16 @@ def frank_wolfe(
     climb.consider(objective.still())
     _take_steps(climb, max_iterations, tolerance, patience, deadline, progress)
     climb.consider(climb.rounded(climb.matrices))
-    members, value = _polished(climb.best, climb.highest)
-    anchor = next(iter(states)) if reference == "joint" else reference
-    found = anchored(dict(zip(states, members, strict=True)), anchor)
-    return Solution(found, {"joint": [*climb.trace, value]})
-
-
-def _check_options(
-    *,
-    start: str,
-    max_iterations: int,
-    tolerance: float,
-    patience: int,
-    seed: int,
-    max_seconds: float | None,
-) -> None:
-    check_choice("start", start, get_args(Start))
-    least: dict[str, tuple[float, int]] = {
-        "max_iterations": (max_iterations, 0),
-        "tolerance": (tolerance, 0),
-        "patience": (patience, 1),
-        "seed": (seed, 0),
-        "max_seconds": (0.0 if max_seconds is None else max_seconds, 0),
-    }
-    for option, (given, lowest) in least.items():
-        if not given >= lowest:
-            raise AlignmentError(f"{option} must be at least {lowest}, found {given}")
+    names = list(states)
+    polished = _polished(
+        of_weights(states, spec),
+        dict(zip(names, climb.best, strict=True)),
+        Settings("forward", deadline=deadline, progress=progress),
+        anchor=None if held is None else names[held],
+    )
+    anchor = names[0] if reference == "joint" else reference
+    trace = [*climb.trace, polished.trace[-1]]
+    return Solution(anchored(polished.members, anchor), {"joint": trace})
 
 
 # ------------------------------------------------------------------------------------ objective
@@ -344,9 +326,13 @@ def _start(
     return matrices
 
 
-def _polished(members: list[Member], value: float) -> tuple[list[Member], float]:
-    """Return the members from which nothing is left to gain group by group, and F there.
-
-    The members come as they are: rounded ones are what this method itself finds.
-    """
-    return members, value
+def _polished(
+    evidence: Evidence, members: Members, settings: Settings, *, anchor: str | None
+) -> Descent:
+    """Return a descent that has left nothing to gain from `members`, group by group."""
+    # Groups are visited in the order of the spec, so that no generator is asked.
+    descent = Descent(
+        evidence, members, settings, generator=np.random.default_rng(0), anchor=anchor
+    )
+    descent.descend("aligning jointly, group by group")
+    return descent

@@ -33,7 +33,7 @@ class GuidedDescent(Descent):
         *,
         generator: np.random.Generator,
         anchor: str | None = None,
-        decay: float = 0.9,
+        decay: float = 0.97,
     ) -> None:
         """Start from `members` without any pull."""
         super().__init__(evidence, members, settings, generator=generator, anchor=anchor)
@@ -59,8 +59,8 @@ class GuidedDescent(Descent):
         pull = self.pull[name].get(tensor)
         return target if pull is None else target + pull
 
-    def _may_gain(self, name: str, view: View) -> bool:
+    def _may_gain(self, _name: str, _view: View) -> bool:
         return True  # the pull has changed
 
-    def _keeper(self, name: str, view: View) -> None:
+    def _keeper(self, _name: str, _view: View) -> None:
         return None  # so has the similarity

@@ -1,4 +1,4 @@
-"""The best known alignment: weights and activations together, then guided by the loss."""
+"""Mixed alignment: weights and activations together, then guided by the loss of mixtures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from mergekit_perm import action
 from mergekit_perm.align.activations import of_activations
 from mergekit_perm.align.balance import balanced
 from mergekit_perm.align.deadline import Deadline
@@ -16,7 +15,7 @@ from mergekit_perm.align.descent import Members, Settings, anchored
 from mergekit_perm.align.evidence import Evidence, of_weights
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.guidance import GuidedDescent
-from mergekit_perm.align.mixtures import Excess, Weights, loss, mixture, points
+from mergekit_perm.align.mixtures import Excess, loss, mixture, points
 from mergekit_perm.align.options import check_options
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.starts import Search
@@ -36,83 +35,233 @@ def mixed(
     steps: int = 100,
     strength: float = 1.0,
     ratio: float = 1.0,
-    count: int = 512,
+    count: int = 1024,
     batch_size: int = 256,
     rows: int = 2048,
     max_sweeps: int = 100,
     max_seconds: float | None = None,
+    device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Solution:
-    """x"""
+    """Return one member per network, the best of several kinds of evidence by the loss of mixtures.
+
+    Every start aligns activations, and from there weights, and weights and activations together.
+    The best of these by the loss of mixtures is then guided by it: sweeps that match each network
+    to the others, and against a running sum of gradients of the loss of mixtures, one sweep for a
+    gradient. The best place met on the way is the result. (Ours; straight-through estimation, Git
+    Re-Basin, arXiv 2209.04836, Algorithm 2, is where matching against gradients comes from.)
+
+    Without examples it is `weight_matching` with twice as many starts, and looks at weights alone.
+
+    Args:
+        states: at least two state dicts that bound `spec` fits, by name.
+        spec: a bound permutation spec.
+        reference: the network that stays as it is, each of the others being aligned to it alone;
+            or "joint": all are aligned at once, and the first stays as it is.
+        examples: training examples with labels; None to look at weights alone.
+        seed: of examples, positions, batches and the order of visits; equal seeds, equal results.
+        restarts: how many starts, of which the best wins.
+        steps: gradients that guide each start; 0 for none.
+        strength: how far a gradient pushes, in terms of the size of the weights.
+        ratio: how much similarities of activations count against those of weights.
+        count: examples by whose loss the best is chosen, at most.
+        batch_size: examples for a gradient, and at a time elsewhere.
+        rows: about how many examples and positions of activations are compared.
+        max_sweeps: stop a descent after so many sweeps at the latest.
+        max_seconds: stop after so many seconds; the best so far is kept.
+        device: where weights alone are compared; with examples it is theirs.
+        progress: told after every sweep and every gradient.
+
+    The loss is measured at the barycentre, at the midpoints of a ring of pairs and halfway from the
+    barycentre to every network, as the excess over the networks' own, with BatchNorm re-estimated.
+    The traces are the lowest excess so far.
+
+    Raises:
+        AlignmentError: an option out of range.
+    """
+    check_options(restarts=restarts, steps=steps, seed=seed, count=count, rows=rows, ratio=ratio)
+    check_options(batch_size=batch_size, max_sweeps=max_sweeps, strength=strength)
     settings = Settings(max_sweeps=max_sweeps, deadline=Deadline(max_seconds), progress=progress)
-    assert examples is not None
+    if examples is None:
+        search = Search(of_weights(states, spec, device=device), settings, seed)
+        return search.match(reference, restarts=2 * restarts)
     weights = of_weights(states, spec, device=examples.device)
     shown = of_activations(
         states, spec, examples, count=max(count, rows), batch_size=batch_size, rows=rows, seed=seed
     )
-    both = balanced(weights, shown, ratio)
-    task = _Task(states, spec, examples, settings, seed, None, Excess(examples, list(states.values()), count=count, seed=seed))
-    best = None
-    for start in range(restarts):
-        responses = Search(shown, settings, seed + start).match("joint", restarts=1).members
-        for evidence in (weights, both):
-            found = Search(evidence, settings, seed).descent(responses, start)
-            found.descend()
-            best = task.better(best, found.members)
-        found = Search(weights, settings, seed).match("joint", restarts=1).members
-        best = task.better(best, found)
-    trace = [best[0]]
-    best = task.guided(both, best, steps, strength, batch_size, trace)
-    first = next(iter(states))
-    return Solution(anchored(best[1], first), {"joint": trace}, saw="labels")
+    guide = _Guide(steps, strength, batch_size)
+    choice = _Choice(spec, examples, settings, seed, ratio, count, restarts, guide)
+    if reference == "joint":
+        members, trace = choice.best(states, weights, shown)
+        return Solution(anchored(members, next(iter(states))), {"joint": trace}, saw="labels")
+    found = Solution({reference: Search(weights, settings, seed).still()}, {}, saw="labels")
+    for name in states:
+        if name != reference:
+            pair = {each: states[each] for each in (reference, name)}
+            members, trace = choice.best(pair, _of(pair, weights), _of(pair, shown))
+            found.members[name], found.traces[name] = dict(members[name]), trace
+    return replace(found, members={name: found.members[name] for name in states})
 
 
-PTS, DEC = "mix", 0.9
+@dataclass(frozen=True, slots=True)
+class _Guide:
+    """How gradients guide: how many, how strong, of how many examples."""
 
-@dataclass
-class _Task:
-    states: Mapping[str, State]
+    steps: int
+    strength: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What all starts share."""
+
     spec: PermutationSpec
     examples: Examples
     settings: Settings
     seed: int
-    anchor: str | None
-    excess: Excess
-    points: str = ""
-    decay: float = 0
+    ratio: float
+    count: int
+    restarts: int
+    guide: _Guide
 
-    def permuted(self, members):
-        return [self.spec.act(members[n], s) for n, s in self.states.items()]
+    def best(
+        self, states: Mapping[str, State], weights: Evidence, shown: Evidence
+    ) -> tuple[Members, list[float]]:
+        """Return members of the networks and the lowest excess after every step."""
+        # Two networks are aligned by moving one of them.
+        anchor = next(iter(states)) if len(states) == 2 else None
+        incumbent = _Incumbent(self.spec, self.examples, states, count=self.count, seed=self.seed)
+        both = balanced(weights, shown, self.ratio)
+        for start in range(self.restarts):
+            if start and self.settings.deadline.passed():
+                break
+            begun = incumbent.fresh()
+            for members in self._candidates(weights, shown, both, start, anchor):
+                begun.consider(members)
+            self._follow(begun, both, start, anchor)
+            incumbent.take(begun)
+        return incumbent.members, incumbent.trace
 
-    def better(self, best, members):
-        score = self.excess(self.permuted(members))
-        return (score, members) if best is None or score < best[0] else best
+    def _candidates(
+        self, weights: Evidence, shown: Evidence, both: Evidence, start: int, anchor: str | None
+    ) -> Iterator[Members]:
+        """Yield where descents on either kind of evidence and on both end."""
+        by_weight, by_response = (
+            Search(each, self.settings, self.seed + start) for each in (weights, shown)
+        )
+        yield by_weight.match(anchor or "joint", restarts=1).members
+        responses = by_response.match(anchor or "joint", restarts=1).members
+        yield responses
+        for evidence in (weights, both):
+            search = Search(evidence, self.settings, self.seed + start)
+            descent = search.descent(responses, start, anchor=anchor)
+            descent.descend("weights and activations")
+            yield descent.members
 
-    def guided(self, evidence, best, steps, strength, batch_size, trace):
-        gen = np.random.default_rng(self.seed)
-        d = GuidedDescent(evidence, best[1], self.settings, generator=gen, anchor=self.anchor, decay=DEC)
-        n = len(self.states)
-        batches = []
-        for step in range(steps):
+    def _follow(
+        self, incumbent: _Incumbent, evidence: Evidence, start: int, anchor: str | None
+    ) -> None:
+        """Go on from the incumbent, guided by gradients; the best place met becomes it."""
+        generator = np.random.default_rng([self.seed, start])
+        descent = GuidedDescent(
+            evidence, incumbent.members, self.settings, generator=generator, anchor=anchor
+        )
+        batches = self._batches(generator)
+        task = f"guided by the loss, start {start + 1}"
+        for step in range(self.guide.steps):
+            self.settings.progress(task, step, self.guide.steps)
             if self.settings.deadline.passed():
                 break
-            if not batches:
-                batches = list(self.examples.batches(10**9, batch_size))
-            x, y = batches.pop(int(gen.integers(len(batches))))
-            if PTS == "bary":
-                lam = (1 / n,) * n
-            elif PTS == "mix":
-                lam = points(n)[int(gen.integers(n + 1)) if step % 2 and n > 2 else 0]
-            else:
-                u = gen.uniform(size=n); lam = tuple(u / u.sum())
-            sts = self.permuted(d.members)
-            leaf = {k: v.clone().requires_grad_(k in evidence.spec.axes) if v.is_floating_point() else v for k, v in mixture(sts, lam).items()}
-            loss(self.examples, leaf, x, y).backward()
-            grads = {k: -leaf[k].grad for k in d.current[d.moving[0]] if k in leaf and leaf[k].grad is not None}
-            for i, name in enumerate(self.states):
-                if name in d.pull and lam[i]:
-                    d.push(name, grads, strength * lam[i] * n)
-            d.sweep()
-            best = self.better(best, {k: dict(v) for k, v in d.members.items()})
-            trace.append(best[0])
-        return best
+            self._push(descent, incumbent, step, next(batches))
+            descent.sweep()
+            incumbent.consider(descent.members)
+        self.settings.progress(task, self.guide.steps, self.guide.steps)
+
+    def _push(
+        self,
+        descent: GuidedDescent,
+        incumbent: _Incumbent,
+        step: int,
+        batch: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        """Push every network against the gradient at the barycentre, or at another mixture."""
+        mixtures = points(len(incumbent.states))
+        # Every other time the barycentre, which is the farthest from all networks.
+        place = int(descent.generator.integers(len(mixtures))) if step % 2 else 0
+        at = mixture(list(incumbent.permuted(descent.members).values()), mixtures[place])
+        tensors = [name for name in at if name in descent.evidence.spec.axes]
+        tensors = [name for name in tensors if name in descent.current[descent.moving[0]]]
+        for name in tensors:
+            at[name].requires_grad_()
+        value = loss(self.examples, at, *batch)
+        gradients = torch.autograd.grad(value, [at[name] for name in tensors], allow_unused=True)
+        down = {n: -g for n, g in zip(tensors, gradients, strict=True) if g is not None}
+        for name, share in zip(incumbent.states, mixtures[place], strict=True):
+            if name in descent.pull and share:
+                descent.push(name, down, self.guide.strength * share * len(incumbent.states))
+
+    def _batches(
+        self, generator: np.random.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield random batches for ever, each epoch in another order."""
+        split = self.examples.split
+        size = min(self.guide.batch_size, len(split))
+        while True:
+            order = torch.from_numpy(generator.permutation(len(split)))
+            order = order[: len(split) // size * size]
+            yield from split.batches(size, device=self.examples.device, order=order)
+
+
+class _Incumbent:
+    """The best members so far by the excess of mixtures, and how it fell."""
+
+    def __init__(
+        self,
+        spec: PermutationSpec,
+        examples: Examples,
+        states: Mapping[str, State],
+        *,
+        count: int,
+        seed: int,
+    ) -> None:
+        self.spec = spec
+        self.states = {
+            name: {tensor: value.to(examples.device) for tensor, value in state.items()}
+            for name, state in states.items()
+        }
+        self.excess = Excess(examples, list(self.states.values()), count=count, seed=seed)
+        self.lowest = float("inf")
+        self.members: Members = {}
+        self.trace: list[float] = []
+
+    def fresh(self) -> _Incumbent:
+        """Return one that measures as this one does, and knows of no members yet."""
+        other = object.__new__(_Incumbent)
+        other.spec, other.states, other.excess = self.spec, self.states, self.excess
+        other.lowest, other.members, other.trace = float("inf"), {}, []
+        return other
+
+    def permuted(self, members: Members) -> dict[str, dict[str, torch.Tensor]]:
+        """Return the networks as `members` permute them."""
+        return {name: self.spec.act(members[name], state) for name, state in self.states.items()}
+
+    def consider(self, members: Members) -> None:
+        """Keep `members` if their mixtures are better."""
+        excess = self.excess(list(self.permuted(members).values()))
+        if not self.members or excess < self.lowest:
+            self.lowest = excess
+            self.members = {name: dict(member) for name, member in members.items()}
+        self.trace.append(self.lowest)
+
+    def take(self, other: _Incumbent) -> None:
+        """Keep what another start has found if it is better."""
+        if not self.members or other.lowest < self.lowest:
+            self.lowest, self.members = other.lowest, other.members
+        least = self.trace[-1] if self.trace else float("inf")
+        self.trace += [min(value, least) for value in other.trace]
+
+
+def _of(states: Mapping[str, State], evidence: Evidence) -> Evidence:
+    """Return the evidence of some of its networks."""
+    return replace(evidence, states={name: evidence.states[name] for name in states})

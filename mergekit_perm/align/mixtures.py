@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -44,8 +45,7 @@ def loss(
 class Excess:
     """How far mixtures lie above the networks they are mixed of, on examples that stay the same.
 
-    The mixtures are the barycentre and the midpoints of a ring of pairs: as many points as there
-    are networks, and one.
+    The mixtures are those of `points`.
     """
 
     def __init__(self, examples: Examples, states: Sequence[State], *, count: int, seed: int):
@@ -69,12 +69,16 @@ class Excess:
 
 
 def points(count: int) -> list[Weights]:
-    """Return the barycentre of `count` networks and the midpoints of a ring of pairs."""
-    barycentre = (1 / count,) * count
-    if count == 2:
-        return [barycentre]
-    edges = [{first, (first + 1) % count} for first in range(count)]
-    return [barycentre, *(tuple(0.5 * (i in edge) for i in range(count)) for edge in edges)]
+    """Return mixtures of `count` networks that stand for all: as many as twice that, and one.
+
+    The barycentre, the midpoints of a ring of pairs, and the points halfway from the barycentre to
+    every network.
+    """
+    ends = np.eye(count)
+    barycentre = ends.mean(axis=0)
+    edges = (ends + np.roll(ends, -1, axis=0)) / 2 if count > 2 else ends[:0]
+    found = np.concatenate([barycentre[None], edges, (barycentre + ends) / 2])
+    return [tuple(point) for point in found.tolist()]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -9,9 +10,13 @@ from mergekit_perm.errors import AlignmentError
 
 # The least that a number may be.
 _LEAST: Mapping[str, float] = MappingProxyType(
-    {"restarts": 1, "max_sweeps": 0, "seed": 0, "tolerance": 0, "count": 2, "rows": 2}
-    | {"batch_size": 1}
+    dict.fromkeys(("restarts", "batch_size", "patience", "iterations"), 1)
+    | dict.fromkeys(("seed", "tolerance", "max_sweeps", "max_seconds", "max_iterations"), 0)
+    | dict.fromkeys(("cooling", "steps", "strength", "ratio"), 0)
+    | dict.fromkeys(("count", "rows"), 2)
 )
+# What is a number above 0, and not infinite.
+_POSITIVE = ("learning_rate", "temperature")
 
 
 def check_options(**options: float | str | None) -> None:
@@ -23,7 +28,12 @@ def check_options(**options: float | str | None) -> None:
     for option, given in options.items():
         if option == "order":
             check_choice("order", str(given), ("random", "forward"))
-        elif isinstance(given, int | float) and not given >= _LEAST[option]:
+        elif not isinstance(given, int | float):
+            continue
+        elif option in _POSITIVE:
+            if not 0 < given < math.inf:
+                raise AlignmentError(f"{option} must be above 0, found {given}")
+        elif not given >= _LEAST[option]:
             raise AlignmentError(f"{option} must be at least {_LEAST[option]}, found {given}")
 
 

@@ -22,7 +22,7 @@ from mergekit_perm import action
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.options import check_choice
+from mergekit_perm.align.options import check_choice, check_options
 from mergekit_perm.align.soft import (
     Matrices,
     SoftAction,
@@ -102,16 +102,9 @@ def sinkhorn(
     Raises:
         AlignmentError: an option out of range, or no examples for an objective that needs them.
     """
-    _check_options(
-        objective=objective,
-        seed=seed,
-        steps=steps,
-        iterations=iterations,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        temperature=temperature,
-        max_seconds=max_seconds,
-    )
+    check_choice("objective", objective, get_args(Goal))
+    check_options(seed=seed, steps=steps, iterations=iterations, batch_size=batch_size)
+    check_options(max_seconds=max_seconds, learning_rate=learning_rate, temperature=temperature)
     deadline = Deadline(max_seconds)
     matches = _matches(list(states), reference)
     loss: _Loss
@@ -146,33 +139,6 @@ def sinkhorn(
     found.traces.append(loss.at(last, steps).tolist())
     progress("aligning", steps, steps)
     return found.solution(list(states), saw="weights" if objective == "distance" else "labels")
-
-
-def _check_options(
-    *,
-    objective: str,
-    seed: int,
-    steps: int,
-    iterations: int,
-    batch_size: int,
-    learning_rate: float,
-    temperature: float,
-    max_seconds: float | None,
-) -> None:
-    check_choice("objective", objective, get_args(Goal))
-    least: dict[str, tuple[float, int]] = {
-        "seed": (seed, 0),
-        "steps": (steps, 0),
-        "iterations": (iterations, 1),
-        "batch_size": (batch_size, 1),
-        "max_seconds": (0.0 if max_seconds is None else max_seconds, 0),
-    }
-    for option, (given, lowest) in least.items():
-        if not given >= lowest:
-            raise AlignmentError(f"{option} must be at least {lowest}, found {given}")
-    for option, given in {"learning_rate": learning_rate, "temperature": temperature}.items():
-        if not 0 < given < math.inf:
-            raise AlignmentError(f"{option} must be above 0, found {given}")
 
 
 # -------------------------------------------------------------------------------- soft members

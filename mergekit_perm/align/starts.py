@@ -16,14 +16,25 @@ from mergekit_perm.permutation import Indices
 # How many sweeps it takes to see which of two starts ends higher.
 _RACE = 2
 
+# The noise that cooling begins with: half the size of what a network is matched to.
+_NOISE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What every start shares."""
+    """What every start shares.
+
+    Attributes:
+        evidence: what is compared.
+        settings: how to descend.
+        seed: of everything random; equal seeds, equal results.
+        cooling: sweeps with noise before a joint descent.
+    """
 
     evidence: Evidence
     settings: Settings
     seed: int
+    cooling: int = 20
 
     def match(self, reference: str, *, restarts: int) -> Solution:
         """Match all networks to the one called `reference`, or jointly where that is "joint"."""
@@ -38,7 +49,7 @@ class Search:
 
     def match_each(self, anchor: str, *, restarts: int) -> Solution:
         """Match every network to `anchor`, each on its own, keeping the best start of each."""
-        still = self._still()
+        still = self.still()
         result = Solution({}, {})
         for name in self.evidence.states:
             result.members[name] = still
@@ -52,15 +63,22 @@ class Search:
     def match_jointly(self, *, restarts: int) -> Solution:
         """Match all networks at once; the first is the one that stays as it is.
 
-        The first start is matching to the first network, the second to the second, and so on.
+        Every start cools from the best so far, at first from matching to the first network.
         """
         names = list(self.evidence.states)
-        starts = (
-            self.descent(self.match_each(anchor, restarts=1).members, anchor) for anchor in names
-        )
-        best = self._best(starts, "aligning jointly", restarts)
+        best = self.descent(self.match_each(names[0], restarts=1).members, "joint")
+        for attempt in range(restarts):
+            if attempt and self.settings.deadline.passed():
+                break
+            task = "aligning jointly" + f", start {attempt + 1}" * (restarts > 1)
+            found = self.descent(best.members, "cooling", attempt)
+            found.cool(task, sweeps=self.cooling, noise=_NOISE)
+            found.descend(task)
+            best = max(best, found, key=lambda descent: descent.trace[-1])
+        if not best.sweeps:  # cooling has lost ground
+            best.descend("aligning jointly")
         if best.trace[-1] < pairwise_objective(self.evidence.states):  # no worse than as given
-            best = self.descent({name: self._still() for name in names}, "as given")
+            best = self.descent({name: self.still() for name in names}, "as given")
             best.descend("aligning jointly, as given")
         return Solution(anchored(best.members, names[0]), {"joint": best.trace})
 
@@ -110,7 +128,8 @@ class Search:
         words = [byte for part in key for byte in f"{part}/".encode()]
         return np.random.default_rng([self.seed, *words])
 
-    def _still(self) -> dict[str, Indices]:
+    def still(self) -> dict[str, Indices]:
+        """Return the member that moves nothing."""
         return action.assemble(self.evidence.spec.groups, {})
 
     def _random_member(self, generator: np.random.Generator) -> dict[str, Indices]:

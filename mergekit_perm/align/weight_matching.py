@@ -23,7 +23,8 @@ def weight_matching(
     *,
     reference: str = "joint",
     seed: int = 0,
-    restarts: int = 2,
+    restarts: int = 1,
+    cooling: int = 20,
     order: Order = "random",
     tolerance: float = 1e-9,
     max_sweeps: int = 100,
@@ -46,7 +47,9 @@ def weight_matching(
         restarts: how many starts go to the end, of which the best wins. Matching to one network
             starts from settled groups (see below) and from the identity, and goes on with the one
             that is higher after two sweeps, then with the other, then from random members.
-            Matching jointly starts from matching to the first network, to the second, and so on.
+            Matching jointly starts from matching to the first network, then from the best so far.
+        cooling: with "joint", for how many sweeps every start is shaken by noise that dies away,
+            before it descends (simulated annealing); 0 for none.
         order: visit groups in "random" order, anew each sweep, or "forward" as the spec has them.
         tolerance: stop when a sweep raises the objective by less than this fraction of it.
         max_sweeps: stop after so many sweeps at the latest.
@@ -66,7 +69,7 @@ def weight_matching(
     Raises:
         AlignmentError: an option out of range.
     """
-    check_options(restarts=restarts, order=order, max_sweeps=max_sweeps, seed=seed)
+    check_options(restarts=restarts, cooling=cooling, order=order, max_sweeps=max_sweeps, seed=seed)
     settings = Settings(order, tolerance, max_sweeps, Deadline(max_seconds), progress)
-    search = Search(of_weights(states, spec, device=device), settings, seed)
+    search = Search(of_weights(states, spec, device=device), settings, seed, cooling)
     return search.match(reference, restarts=restarts)

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergekit_perm.align.descent import pairwise_objective
-from mergekit_perm.align.evidence import matched_tensors
+from mergekit_perm.align.descent import Descent, Settings, pairwise_objective
+from mergekit_perm.align.evidence import matched_tensors, of_weights
 from mergekit_perm.align.frank_wolfe import Objective, best_share, frank_wolfe
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.errors import AlignmentError
@@ -173,17 +173,33 @@ def test_a_planted_member_is_found(name: str) -> None:
         assert found.traces["joint"][-1] == pytest.approx(top, rel=1e-9)
 
 
-def test_from_the_identity_planted_members_of_three_are_mostly_found() -> None:
-    """In the universe a climb may end where two of three networks agree: no promise is made."""
-    met = dict.fromkeys(CASES, 0)
-    for name, seed in itertools.product(CASES, range(5)):
+@pytest.mark.parametrize("name", CASES)
+def test_from_the_identity_planted_members_of_three_are_found(name: str) -> None:
+    """In the universe a climb may end where two of three networks agree; the descent mends it."""
+    for seed in range(5):
         states = planted(name, 3, seed)
         found = frank_wolfe(states, SPECS[name])
         top = objective(SPECS[name], dict.fromkeys("abc", states["a"]))
-        assert found.traces["joint"][-1] <= top * (1 + 1e-9)
-        met[name] += found.traces["joint"][-1] > top * (1 - 1e-9)
-    assert min(met.values()) >= 3, met
-    assert sum(met.values()) >= 18, met
+        assert found.traces["joint"][-1] == pytest.approx(top, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_left_to_gain_group_by_group(name: str) -> None:
+    """What the steps end in is polished, and F there is higher or the same."""
+    gained = 0
+    for seed in range(3):
+        states, spec = drawn(name, 4, first=10 * seed), SPECS[name]
+        climb = Objective.of(states, spec)
+        found = frank_wolfe(states, spec, start="random", seed=seed, max_iterations=4)
+        value = climb.value(climb.matrices_of(list(found.members.values())))
+        assert found.traces["joint"][-1] == pytest.approx(value, rel=1e-9)
+        again = Descent(
+            of_weights(states, spec), found.members, Settings(), generator=np.random.default_rng(1)
+        )
+        again.descend()
+        assert again.trace[-1] == pytest.approx(value, rel=1e-9)
+        gained += value > found.traces["joint"][-2]
+    assert gained
 
 
 def test_one_seed_gives_one_result() -> None:
@@ -212,10 +228,13 @@ def test_a_reference_only_turns_what_is_found() -> None:
 
 def test_no_iterations_and_no_time() -> None:
     states, spec = drawn("attention", 3), SPECS["attention"]
-    none = frank_wolfe(states, spec, max_iterations=0)
     before = objective(spec, states)
+    none = frank_wolfe(states, spec, max_seconds=0.0)
     assert none.traces["joint"] == pytest.approx([before, before])
-    assert same(none, frank_wolfe(states, spec, max_seconds=0.0))
+    assert all((p == np.arange(len(p))).all() for m in none.members.values() for p in m.values())
+    polished = frank_wolfe(states, spec, max_iterations=0).traces["joint"]
+    assert len(polished) == 2
+    assert polished[1] > polished[0] == pytest.approx(before)
     began = time.perf_counter()
     short = frank_wolfe(
         states, spec, max_seconds=0.1, tolerance=0.0, patience=10**6, max_iterations=10**6
@@ -230,7 +249,8 @@ def test_progress_ends_at_its_total() -> None:
         drawn("mlp", 2), SPECS["mlp"], max_iterations=30, progress=lambda *said: told.append(said)
     )
     assert told[0] == ("aligning jointly", 0, 30)
-    assert told[-1] == ("aligning jointly", 30, 30)
+    assert ("aligning jointly", 30, 30) in told
+    assert told[-1] == ("aligning jointly, group by group", 100, 100)
 
 
 def test_networks_without_a_group_of_two() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mergekit_perm import action
-from mergekit_perm.align import Family, align
+from mergekit_perm.align import METHODS, Family, align
 from mergekit_perm.align.descent import pairwise_objective
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
@@ -154,7 +154,8 @@ def test_a_planted_permutation_is_found(name: str, noise: float) -> None:
     copy = spec.apply(planted, state)
     noisy = {t: v + noise * torch.randn(v.shape, generator=torch.Generator().manual_seed(2))
              for t, v in copy.items()}  # fmt: skip
-    family = align({"a": state, "b": noisy}, spec, reference="a")
+    # Groups nested three deep are matched level by level, which takes another start.
+    family = align({"a": state, "b": noisy}, spec, reference="a", restarts=1 + ("three" in name))
     assert family.permutations["b"] == {g: p.inverse() for g, p in planted.items()}
     if not noise:
         assert all(torch.equal(family.states["b"][t], state[t]) for t in state)
@@ -336,7 +337,7 @@ def test_wrong_use_is_refused() -> None:
             states,
             {"method": "weight_matchin"},
             "unknown alignment method 'weight_matchin' (did you mean 'weight_matching'?); "
-            "known: weight_matching",
+            f"known: {', '.join(METHODS)}",
         ),
         (
             states,

@@ -1,0 +1,148 @@
+"""Aligning sequences of checkpoints: the entry point of stacked alignment, and its result."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mergekit_perm import devices
+from mergekit_perm.align.family import JOINT
+from mergekit_perm.align.stacked import CheckpointWeights, common_length, stacked
+from mergekit_perm.align.views import State
+from mergekit_perm.errors import AlignmentError, suggest
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.permutation import Permutation
+from mergekit_perm.progress import Progress, silent
+from mergekit_perm.weighted import mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Sequences of checkpoints after alignment to one reference.
+
+    Attributes:
+        reference: the name of the reference network, or "joint".
+        weights: how checkpoints counted: "equal" or "norm".
+        permutations: by network, one whole permutation per group, the same for all checkpoints.
+        states: by network, the permuted state dicts in the order given; each computes what the
+            checkpoint computed.
+        traces: the objective after every sweep, by network or under "joint".
+        seconds: wall time of the alignment.
+    """
+
+    reference: str
+    weights: CheckpointWeights
+    permutations: dict[str, dict[str, Permutation]]
+    states: dict[str, tuple[dict[str, torch.Tensor], ...]]
+    traces: dict[str, list[float]]
+    seconds: float
+
+
+def align_sequences(
+    sequences: Mapping[str, Sequence[State]],
+    spec: PermutationSpec,
+    *,
+    reference: str = JOINT,
+    weights: CheckpointWeights = "equal",
+    device: str | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Sequences:
+    """Permute the neurons of every network, all its checkpoints alike, by stacked alignment.
+
+    Args:
+        sequences: by name, at least two networks, each a sequence of state dicts in training or
+            pruning order; all of one architecture and one length. They are left as they are.
+        spec: the permutation spec of the architecture.
+        reference: the network that stays as it is; with "joint" all are aligned to one another at
+            once, and the first is the one that stays as it is.
+        weights: "equal" takes the checkpoints as they are; "norm" lets all count the same.
+        device: where to compute, a name that `devices.device` knows; where the networks are by
+            default.
+        progress: told how far it is.
+        options: further options of `stacked`; see its signature.
+
+    Example:
+        found = align_sequences({"a": [a_early, a_late], "b": [b_early, b_late]}, spec)
+        b_early, b_late = found.states["b"]
+
+    Raises:
+        AlignmentError: fewer than two networks, networks with different numbers of checkpoints,
+            checkpoints of different shapes, weights that are not finite, an unknown reference or
+            option, an option out of range.
+        PermutationSpecError: the spec does not fit the networks.
+    """
+    _check(sequences, reference, options)
+    first = next(iter(sequences.values()))[0]
+    bound = spec.bind({name: tuple(tensor.shape) for name, tensor in first.items()})
+    began = time.perf_counter()
+    found = stacked(
+        sequences,
+        bound,
+        reference=reference,
+        weights=weights,
+        device=None if device is None else devices.device(device),
+        progress=progress,
+        **options,
+    )
+    members = {name: found.members[name] for name in sequences}
+    return Sequences(
+        reference=reference,
+        weights=weights,
+        permutations={
+            name: {group: Permutation(indices) for group, indices in member.items()}
+            for name, member in members.items()
+        },
+        states={
+            name: tuple(bound.act(members[name], state) for state in sequence)
+            for name, sequence in sequences.items()
+        },
+        traces=found.traces,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _check(
+    sequences: Mapping[str, Sequence[State]], reference: str, options: Mapping[str, Any]
+) -> None:
+    if len(sequences) < 2:
+        raise AlignmentError(f"alignment needs at least two networks, found {len(sequences)}")
+    if JOINT in sequences:
+        raise AlignmentError(f"a network cannot be called '{JOINT}': that names the reference")
+    if reference != JOINT and reference not in sequences:
+        raise AlignmentError(
+            f"reference '{reference}' is no network of this run{suggest(reference, sequences)}; "
+            f"known: {', '.join(sequences)}, or {JOINT}"
+        )
+    known = inspect.signature(stacked).parameters.keys() - {"sequences", "spec"}
+    for option in options:
+        if option not in known:
+            raise AlignmentError(f"stacked has no option '{option}'{suggest(option, known)}")
+    common_length(sequences)
+    different = mismatch(dict(_checkpoints(sequences)))
+    if different:
+        raise AlignmentError(different)
+    for checkpoint, state in _checkpoints(sequences):
+        _check_finite(checkpoint, state)
+
+
+def _checkpoints(sequences: Mapping[str, Sequence[State]]) -> Iterator[tuple[str, State]]:
+    """Yield every checkpoint and what to call it."""
+    for name, sequence in sequences.items():
+        for s, state in enumerate(sequence):
+            yield f"{name}[{s}]", state
+
+
+def _check_finite(checkpoint: str, state: State) -> None:
+    for name, tensor in state.items():
+        wrong = int((~torch.isfinite(tensor)).sum())
+        if wrong:
+            raise AlignmentError(
+                f"checkpoint '{checkpoint}': {wrong} of {tensor.numel()} values of {name} are not "
+                "finite; such a network cannot be aligned"
+            )

@@ -1,0 +1,209 @@
+"""Straight-through estimation: latent weights learn where to be matched to, from labels.
+
+Every network but the anchor has latent weights. They are what it is matched to, and the loss of a
+mixture reaches them as if they were the permuted network itself (Git Re-Basin, arXiv 2209.04836,
+Algorithm 2; for more than two networks STE-MM: Ito, Yamada, Kumagai, ICML 2025, PMLR
+267:26611-26626).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from mergekit_perm.align.deadline import Deadline
+from mergekit_perm.align.descent import Descent, Settings
+from mergekit_perm.align.evidence import Evidence, of_weights
+from mergekit_perm.align.examples import Examples, needed
+from mergekit_perm.align.mixtures import Excess, Weights, loss, mixture
+from mergekit_perm.align.options import check_choice, check_options
+from mergekit_perm.align.solution import Solution
+from mergekit_perm.align.starts import Search
+from mergekit_perm.align.views import State
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.progress import Progress, silent
+
+Mixtures = Literal["random", "equal"]
+
+# What latent weights are called beside the network that is matched to them; no network is.
+_LATENT = "joint"
+
+
+def straight_through(
+    states: Mapping[str, State],
+    spec: PermutationSpec,
+    *,
+    reference: str = "joint",
+    examples: Examples | None = None,
+    seed: int = 0,
+    steps: int = 200,
+    batch_size: int = 256,
+    learning_rate: float = 1e-2,
+    mixtures: Mixtures = "random",
+    count: int = 1024,
+    max_seconds: float | None = None,
+    progress: Progress = silent,
+) -> Solution:
+    """Return one member per network, learned from the loss of mixtures by straight-through steps.
+
+    The latents of every network but the anchor start at the anchor's weights. Each step matches
+    every network to its latents by weight matching, from where it stands, and takes a step of Adam
+    on the latents down the cross-entropy of a mixture of all networks as permuted (STE, Git
+    Re-Basin, arXiv 2209.04836, Algorithm 2; for more than two networks STE-MM, Ito, Yamada,
+    Kumagai, ICML 2025, PMLR 267:26611-26626). The anchor stays as it is.
+
+    Args:
+        states: at least two state dicts that bound `spec` fits, by name.
+        spec: a bound permutation spec.
+        reference: the anchor, or "joint" for the first network. Either way all networks are
+            mixed with one another; none is matched to the reference on its own.
+        examples: training examples with labels.
+        seed: of examples, batches, mixtures and the order of visits; equal seeds, equal results.
+        steps: how many steps of Adam; after 0, it is weight matching to the anchor.
+        batch_size: examples for a step, drawn at random.
+        learning_rate: of Adam. That of the code of STE-MM, 0.001, asks for more steps.
+        mixtures: "random": at every step another one, u / sum(u) with u uniform in [0, 1);
+            "equal": always the barycentre.
+        count: examples by whose loss the best members are chosen, at most; always the same ones.
+        max_seconds: take no further step after this time; None for no limit.
+        progress: told after every step.
+
+    The first candidate is weight matching to the anchor, every step gives another one, and the
+    result is the best of them all: the one whose barycentre and midpoints of pairs, on the fixed
+    examples, exceed the losses of the networks themselves by least. The trace is the lowest excess
+    so far. BatchNorm normalises by the statistics of the batch; running statistics are moved, and
+    neither matched nor learned. A loss that is not finite ends the steps.
+
+    Raises:
+        AlignmentError: no examples, or an option out of range.
+    """
+    examples = needed(examples, "straight_through")
+    check_choice("mixtures", mixtures, get_args(Mixtures))
+    check_options(seed=seed, steps=steps, batch_size=batch_size, count=count)
+    check_options(learning_rate=learning_rate, max_seconds=max_seconds)
+    settings = Settings(deadline=Deadline(max_seconds))
+    near = {
+        name: {tensor: value.detach().to(examples.device) for tensor, value in state.items()}
+        for name, state in states.items()
+    }
+    anchor = next(iter(states)) if reference == "joint" else reference
+    learner = _Learner(of_weights(near, spec), near, anchor, settings, examples, count, seed)
+    optimizer = torch.optim.Adam(learner.latent_tensors(), lr=learning_rate)
+    for step, (inputs, labels) in enumerate(_batches(examples, batch_size, steps, seed)):
+        progress("straight through", step, steps)
+        if settings.deadline.passed():
+            break
+        value = loss(examples, learner.mixed(mixtures), inputs, labels)
+        if not value.isfinite():
+            break
+        optimizer.zero_grad()
+        torch.autograd.backward(value)
+        optimizer.step()
+        learner.match()
+    progress("straight through", steps, steps)
+    return Solution(learner.best, {"joint": learner.trace}, saw="labels")
+
+
+class _Learner:
+    """The networks as they stand, their latents, and the best members so far.
+
+    Attributes:
+        members: by network, where it stands.
+        best: the members of the lowest excess.
+        trace: the lowest excess at the start and after every match.
+    """
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        states: Mapping[str, State],
+        anchor: str,
+        settings: Settings,
+        examples: Examples,
+        count: int,
+        seed: int,
+    ) -> None:
+        """Match all networks to `anchor`; latents start at its weights."""
+        self.evidence, self.states, self.anchor = evidence, states, anchor
+        self.settings = settings
+        self.generator = np.random.default_rng(seed)
+        self.excess = Excess(examples, list(states.values()), count=count, seed=seed)
+        first = evidence.states[anchor]
+        self.latents = {
+            name: {tensor: value.clone().requires_grad_() for tensor, value in first.items()}
+            for name in states
+            if name != anchor
+        }
+        self.members = Search(evidence, settings, seed).match(anchor, restarts=1).members
+        self.permuted = {n: self._permuted(n) for n in states}
+        self.best = dict(self.members)
+        self.trace = [self.excess(list(self.permuted.values()))]
+
+    def latent_tensors(self) -> list[torch.Tensor]:
+        """Return everything that is learned."""
+        return [tensor for latents in self.latents.values() for tensor in latents.values()]
+
+    def match(self) -> None:
+        """Match every network to its latents, from where it stands, and keep the best members."""
+        moved = [self._match(name) for name in self.latents]
+        lowest = self.trace[-1]
+        if any(moved):
+            excess = self.excess(list(self.permuted.values()))
+            if excess < lowest:
+                lowest, self.best = excess, dict(self.members)
+        self.trace.append(lowest)
+
+    def mixed(self, mixtures: Mixtures) -> dict[str, torch.Tensor]:
+        """Return a mixture of the networks as permuted, whose gradient is that of the latents."""
+        estimates = [
+            self._estimate(name) if name in self.latents else self.permuted[name]
+            for name in self.states
+        ]
+        return mixture(estimates, self._shares(mixtures))
+
+    def _match(self, name: str) -> bool:
+        """Match one network to its latents; tell whether it has moved."""
+        latents = {tensor: value.detach() for tensor, value in self.latents[name].items()}
+        pair = {_LATENT: latents, name: self.evidence.states[name]}
+        descent = Descent(
+            replace(self.evidence, states=pair),
+            {_LATENT: self.members[self.anchor], name: self.members[name]},
+            self.settings,
+            generator=self.generator,
+            anchor=_LATENT,
+        )
+        descent.descend()
+        if descent.trace[-1] == descent.trace[0]:
+            return False
+        self.members[name] = descent.members[name]
+        self.permuted[name] = self._permuted(name)
+        return True
+
+    def _permuted(self, name: str) -> dict[str, torch.Tensor]:
+        return self.evidence.spec.act(self.members[name], self.states[name])
+
+    def _estimate(self, name: str) -> dict[str, torch.Tensor]:
+        """Return the permuted network, with the latents in place of it for the gradient."""
+        estimate = dict(self.permuted[name])
+        for tensor, latent in self.latents[name].items():
+            estimate[tensor] = estimate[tensor] + (latent - latent.detach())
+        return estimate
+
+    def _shares(self, mixtures: Mixtures) -> Weights:
+        count = len(self.states)
+        drawn = self.generator.random(count) if mixtures == "random" else np.ones(count)
+        return tuple((drawn / drawn.sum()).tolist())
+
+
+def _batches(
+    examples: Examples, batch_size: int, steps: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield `steps` batches, each drawn without repetition."""
+    size = min(batch_size, len(examples.split))
+    generator = np.random.default_rng([seed, 1])
+    for _ in range(steps):
+        yield next(examples.batches(size, size, seed=int(generator.integers(2**31))))

@@ -1,0 +1,146 @@
+"""Activations: found where permuted copies show them, comparable, and enough to align by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from mergekit_perm import axes, checkpoints, derive, networks
+from mergekit_perm.align import align
+from mergekit_perm.align.activations import (
+    find_sites,
+    of_activations,
+    of_covariances,
+    standardised,
+)
+from mergekit_perm.align.examples import Examples
+from mergekit_perm.data import Split
+from mergekit_perm.errors import AlignmentError
+from mergekit_perm.permspec import PermutationSpec
+
+torch.set_num_threads(1)
+
+State = dict[str, torch.Tensor]
+
+MLP = ("mlp", {"in_features": 5, "hidden": [7, 6], "num_classes": 3})
+RESNET = (
+    "resnet_cifar",
+    {"depth": 8, "width": 4, "norm": "batch_norm", "num_classes": 3, "in_chans": 1, "img_size": 8},
+)
+
+
+def network(architecture: str, options: dict[str, Any], seed: int = 0) -> State:
+    module = networks.build(architecture, options, seed=seed)
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def spec_of(architecture: str, options: dict[str, Any]) -> PermutationSpec:
+    shapes = checkpoints.shapes(networks.build(architecture, options, seed=0))
+    return derive.find(architecture, options, shapes).spec
+
+
+def examples(architecture: str, options: dict[str, Any], count: int = 12) -> Examples:
+    module = networks.build(architecture, options, seed=0).eval()
+    shape = networks.input_shape(module, options)
+    inputs = torch.randn(count, *shape, generator=torch.Generator().manual_seed(5))
+    labels = torch.arange(count) % 3
+    return Examples(module, Split("train", TensorDataset(inputs, labels)), torch.device("cpu"))
+
+
+def shown(spec: PermutationSpec, sites: Any) -> set[str]:
+    named = {name for site in sites for name in axes.names(site.axis)}
+    return {outer.name for name in named for outer in spec.groups.chain(name)}
+
+
+def test_sites_of_an_mlp_are_what_layers_take_in() -> None:
+    spec = spec_of(*MLP)
+    sites = find_sites(spec, examples(*MLP), network(*MLP))
+    assert [(site.name, site.dim, axes.format_axis(site.axis)) for site in sites] == [
+        ("layers.1:in", 1, "layers.0"),
+        ("head:in", 1, "layers.1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "architecture", ["test_vit", "test_resnet", "test_efficientnet", "densenet121", "levit_128s"]
+)
+def test_every_group_of_a_timm_network_shows(architecture: str) -> None:
+    spec = spec_of(architecture, {})
+    sites = find_sites(spec, examples(architecture, {}, 3), network(architecture, {}))
+    assert shown(spec, sites) == set(spec.groups)
+    assert len({site.key + (site.dim,) for site in sites}) == len(sites)
+
+
+@pytest.mark.parametrize("kernel", ["correlation", "covariance", "inner_product"])
+def test_sums_over_a_stream_are_the_kernel_of_all_rows(kernel: Any) -> None:
+    architecture, options = RESNET
+    states = {name: network(architecture, options, seed) for seed, name in enumerate("abc")}
+    spec, data = spec_of(architecture, options), examples(architecture, options)
+    how = {"kernel": kernel, "count": 12, "seed": 0}
+    stream = of_covariances(states, spec, data, reference="b", batch_size=5, **how)
+    rows = of_activations(states, spec, data, batch_size=12, rows=12 * 64, **how)
+    assert stream.states["a"].keys() == rows.states["a"].keys()
+    for site, covariances in stream.states["c"].items():
+        expected = rows.states["b"][site] @ rows.states["c"][site].T
+        assert torch.allclose(covariances.T, expected, atol=1e-5)
+        assert torch.equal(stream.states["b"][site], torch.eye(len(covariances)))
+
+
+def test_the_batch_size_decides_no_row() -> None:
+    architecture, options = RESNET
+    states = {"a": network(architecture, options)}
+    spec, data = spec_of(architecture, options), examples(architecture, options)
+    one, other = (
+        of_activations(states, spec, data, count=9, batch_size=size, rows=30, seed=1).states["a"]
+        for size in (2, 9)
+    )
+    assert all(value.shape[1] in (27, 9) for value in one.values())
+    assert all(torch.allclose(value, other[site], atol=1e-5) for site, value in one.items())
+
+
+def test_a_unit_that_never_changes_says_nothing() -> None:
+    rows = torch.stack([torch.arange(6.0), torch.full((6,), 3.0)], dim=1)
+    kernel = standardised(rows, "correlation").T @ standardised(rows, "correlation")
+    assert torch.allclose(kernel, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("reference", ["a", "joint"])
+@pytest.mark.parametrize(("architecture", "options"), [MLP, RESNET, ("test_vit", {})])
+def test_planted_permutations_come_back(
+    architecture: str, options: dict[str, Any], reference: str
+) -> None:
+    spec, state = spec_of(architecture, options), network(architecture, options)
+    planted = {n: spec.random(generator=np.random.default_rng(i)) for i, n in enumerate("bc")}
+    copies = {name: spec.apply(member, state) for name, member in planted.items()}
+    data = examples(architecture, options, 60 if not options else 200)
+    family = align(
+        {"a": state, **copies}, spec, reference=reference, method="activation_matching",
+        model=data.module, data=data.split,
+    )  # fmt: skip
+    assert family.saw == "inputs"
+    inputs = next(data.batches(4, 4))[0]
+    for name, member in planted.items():
+        alive = {
+            group: p
+            for group, p in member.items()
+            if p.inverse() != family.permutations[name][group]
+        }
+        # Units that never fire cannot be told apart; anything else is found.
+        assert sum(len(p) for p in alive.values()) <= 0.2 * sum(len(p) for p in member.values())
+        here, there = (data.run(s, inputs) for s in (state, family.states[name]))
+        assert torch.allclose(here, there, atol=1e-4)
+
+
+def test_data_is_needed() -> None:
+    states = {name: network(*MLP, seed=seed) for seed, name in enumerate("ab")}
+    with pytest.raises(AlignmentError, match="activation_matching looks at data: give `data`"):
+        align(states, spec_of(*MLP), method="activation_matching")
+    with pytest.raises(AlignmentError, match="kernel is 'correlation', 'covariance' or 'inner_pro"):
+        align(
+            states, spec_of(*MLP), method="activation_matching", kernel="cosine",
+            model=networks.build(*MLP, seed=0), data=examples(*MLP).split,
+        )  # fmt: skip

@@ -1,0 +1,207 @@
+"""RESULTS.md from the figures that the benchmarks of solvers keep beside it.
+
+python -m tests.benchmarks.results
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import torch
+
+FOLDER = Path(__file__).with_name("results")
+PAGE = Path(__file__).with_name("RESULTS.md")
+
+Rows = list[dict[str, Any]]
+
+
+def keep(name: str, rows: Rows) -> None:
+    """Keep the figures of benchmark `name`, with where they were measured, and renew the page."""
+    FOLDER.mkdir(exist_ok=True)
+    content = {"where": where(), "rows": rows}
+    (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write()
+
+
+def kept(name: str) -> Rows:
+    """Return the figures that are there of benchmark `name`."""
+    file = FOLDER / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+
+
+def where() -> str:
+    """Return on what this process measures."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    version = torch.__version__.partition("+")[0]
+    threads = torch.get_num_threads()
+    return f"{device}, {platform.machine()}, {threads} thread{'s' * (threads > 1)}, torch {version}"
+
+
+def write() -> None:
+    """Write the page from all figures there are."""
+    parts = [
+        "# Alignment, measured\n",
+        "Made by `pytest -m bench tests/benchmarks`; the figures are in results/, and "
+        "`python -m tests.benchmarks.results` writes this page from them.\n",
+    ]
+    for name, section in SECTIONS.items():
+        file = FOLDER / f"{name}.json"
+        if file.is_file():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            parts += [section(content["rows"]), f"Measured on {content['where']}.\n"]
+    PAGE.write_text("\n".join(parts), encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return the mean and half the width of its 95 % t-interval."""
+    array = np.asarray(values)
+    if len(array) < 2:
+        return f"{array.mean():.3f}"
+    half = scipy.stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / len(array) ** 0.5
+    return f"{array.mean():.3f} ± {half:.3f}"
+
+
+# ------------------------------------------------------------------------------------- sections
+
+
+def _barriers(rows: Rows) -> str:
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    text = [
+        "## Three networks: barriers by method\n",
+        "Three networks per seed set; the loss barrier is the highest excess over the networks' "
+        "own losses, in nats: on the far edge (the pair without the first network, 25 points) and "
+        "on the simplex (28 points). MLPs without calibration, ResNets with BatchNorm estimated "
+        "again. Mean over seed sets and half the width of the 95 % t-interval. "
+        "`pytest -m bench tests/benchmarks/test_solver_barriers.py`\n",
+    ]
+    for measure, title in (
+        ("train simplex", "Simplex, training loss"),
+        ("test simplex", "Simplex, test loss"),
+        ("train far edge", "Far edge, training loss"),
+        ("test far edge", "Far edge, test loss"),
+    ):
+        body = []
+        for kind in kinds:
+            cells = []
+            for method in methods:
+                values = [
+                    row[measure] for row in rows if (row["kind"], row["method"]) == (kind, method)
+                ]
+                cells.append(interval(values) if values else "-")
+            sets = len({row["set"] for row in rows if row["kind"] == kind})
+            body.append([f"{kind} ({sets} sets)", *cells])
+        text.append(f"### {title}\n\n" + table(["network", *methods], body))
+    seconds = [[kind, *(_mean_seconds(rows, kind, method) for method in methods)] for kind in kinds]
+    text.append("### Seconds of alignment\n\n" + table(["network", *methods], seconds))
+    return "\n".join(text)
+
+
+def _mean_seconds(rows: Rows, kind: str, method: str) -> str:
+    values = [r["seconds"] for r in rows if (r["kind"], r["method"]) == (kind, method)]
+    return f"{np.mean(values):.2f}" if values else "-"
+
+
+def _speed(rows: Rows) -> str:
+    body = [
+        [r["case"], f"{r['textbook seconds']:.1f}", f"{r['textbook objective']:.1f}",
+         str(r["restarts"]), f"{r['seconds']:.1f}", f"{r['objective']:.1f}",
+         f"{r['textbook seconds'] / r['seconds']:.2f}"]
+        for r in rows
+    ]  # fmt: skip
+    head = ["weights", "textbook, s", "objective", "restarts", "weight_matching, s", "objective",
+            "times as fast"]  # fmt: skip
+    return (
+        "## A pair of ResNet-50: weight matching against the textbook loop\n\n"
+        "One process, equal threads; the loop computes every similarity anew each time "
+        "(tests/benchmarks/textbook.py). `pytest -m bench tests/benchmarks/test_pair_speed.py`\n\n"
+        + table(head, body)
+    )
+
+
+def _objectives(rows: Rows) -> str:
+    text = [
+        "## Five networks: objective of joint weight matching and of Frank-Wolfe\n",
+        "F is the sum of all pairwise inner products of the weights. "
+        "`pytest -m bench tests/benchmarks/test_joint_objective.py`\n",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        body = [
+            [str(r["set"]), f"{r['matching']:.2f}", f"{r['frank_wolfe']:.2f}",
+             f"{r['matching seconds']:.2f}", f"{r['frank_wolfe seconds']:.2f}",
+             f"{r['frank_wolfe seconds'] / r['matching seconds']:.1f}"]
+            for r in of_kind
+        ]  # fmt: skip
+        higher = sum(r["matching"] >= r["frank_wolfe"] for r in of_kind)
+        head = ["seed set", "F, weight_matching", "F, frank_wolfe", "s", "s", "times as fast"]
+        text.append(
+            f"### {kind}\n\nAt least as high in {higher} of {len(of_kind)} sets.\n\n"
+            + table(head, body)
+        )
+    return "\n".join(text)
+
+
+def _planted(rows: Rows) -> str:
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    noises = sorted({row["noise"] for row in rows})
+    specs = list(dict.fromkeys(row["architecture"] for row in rows))
+    head = ["network", *(f"{m}, noise {n:g}" for m in methods for n in noises)]
+    found = {(r["architecture"], r["method"], r["noise"]): r for r in rows}
+    body = []
+    for name in specs:
+        cells = []
+        for method in methods:
+            for noise in noises:
+                row = found.get((name, method, noise))
+                cells.append("-" if row is None else _recovered(row))
+        body.append([name, *cells])
+    return (
+        "## Planted permutations\n\n"
+        "A network against a permuted copy of itself, with normal noise of so many times each "
+        "tensor's own standard deviation: the share of groups that come back exactly, and in how "
+        "many seconds. `pytest -m bench tests/benchmarks/test_planted.py`\n\n" + table(head, body)
+    )
+
+
+def _recovered(row: Mapping[str, Any]) -> str:
+    share = row["recovered"] / row["groups"]
+    text = "all" if row["recovered"] == row["groups"] else f"{share:.3f}"
+    return f"{text}, {row['seconds']:.1f} s"
+
+
+def _scaling(rows: Rows) -> str:
+    body = [
+        [r["method"], str(r["networks"]), f"{r['seconds']:.2f}", f"{r['mib']:.0f}",
+         f"{r['seconds'] / r['networks']:.3f}", f"{r['mib'] / r['networks']:.1f}"]
+        for r in rows
+    ]  # fmt: skip
+    head = ["method", "networks", "seconds", "peak MiB", "seconds per network", "MiB per network"]
+    return (
+        "## More networks\n\nTime and peak memory on top of the networks themselves. "
+        "`pytest -m bench tests/benchmarks/test_scaling.py`\n\n" + table(head, body)
+    )
+
+
+SECTIONS: Mapping[str, Callable[[Rows], str]] = {
+    "barriers": _barriers,
+    "pair_speed": _speed,
+    "joint_objective": _objectives,
+    "planted": _planted,
+    "scaling": _scaling,
+}
+
+if __name__ == "__main__":
+    write()

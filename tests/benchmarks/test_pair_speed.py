@@ -1,0 +1,61 @@
+"""A pair of ResNet-50 with weakly correlated weights: against the textbook loop.
+
+pytest -m bench tests/benchmarks/test_pair_speed.py
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import mergekit_perm as pm
+from mergekit_perm import checkpoints, derive, networks
+from tests.benchmarks import results, textbook
+
+THREADS = 2
+
+
+def pair(
+    correlation: float,
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], pm.PermutationSpec]:
+    """Return a network, and a permuted one whose weights are correlated with its so much."""
+    module = networks.build("resnet50", {}, seed=0)
+    ours = {name: value.clone() for name, value in module.state_dict().items()}
+    spec = derive.find("resnet50", {}, checkpoints.shapes(module)).spec
+    generator = torch.Generator().manual_seed(1)
+    theirs = {}
+    for name, value in ours.items():
+        theirs[name] = value.clone()
+        if value.ndim > 1:
+            noise = torch.randn(value.shape, generator=generator) * value.std()
+            theirs[name] = correlation * value + (1 - correlation**2) ** 0.5 * noise
+    planted = spec.random(generator=np.random.default_rng(1))
+    return ours, spec.apply(planted, theirs), spec
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+def test_a_pair_is_matched_three_times_as_fast_at_no_lower_objective() -> None:
+    torch.set_num_threads(THREADS)
+    rows = []
+    for correlation in (0.0, 0.05, 0.1):
+        ours, theirs, spec = pair(correlation)
+        began = time.perf_counter()
+        _, trace = textbook.weight_matching(ours, theirs, spec)
+        middle = time.perf_counter()
+        for restarts in (1, 2):
+            start = time.perf_counter()
+            family = pm.align({"a": ours, "b": theirs}, spec, reference="a", restarts=restarts)
+            rows.append({
+                "case": f"correlation {correlation:g}", "restarts": restarts,
+                "textbook seconds": middle - began, "textbook objective": trace[-1],
+                "seconds": time.perf_counter() - start, "objective": family.objective,
+            })  # fmt: skip
+    results.keep("pair_speed", rows)
+    for row in rows:
+        if row["restarts"] == 1:
+            assert row["textbook seconds"] >= 3 * row["seconds"]
+            assert row["objective"] >= row["textbook objective"]
