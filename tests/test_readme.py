@@ -14,6 +14,7 @@ from mergekit_perm import cli, shipped, spec
 from mergekit_perm.derive.rules import reducing
 from mergekit_perm.errors import SpecError
 from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.spec.alignment import ALIGNMENTS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -83,3 +84,27 @@ def test_the_rule_it_shows_is_the_one_there_is() -> None:
     (shown,) = (block for block in blocks("python") if block.startswith("@rule"))
     plain = re.sub(r" +#.*", "", shown)
     assert plain in Path(reducing.__file__).read_text(encoding="utf-8")
+
+
+def methods_in_the_table() -> dict[str, str]:
+    """Return the row of every method in the section on alignment, without its first cell."""
+    section = README.partition("## Methods of alignment")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", section, flags=re.MULTILINE))
+
+
+def test_the_table_of_methods_has_all_and_their_papers() -> None:
+    rows = methods_in_the_table()
+    assert set(rows) == set(pm.METHODS)
+    for method, row in rows.items():
+        module = sys.modules[pm.METHODS[method].__module__]
+        source = Path(str(module.__file__)).read_text(encoding="utf-8")
+        papers = re.findall(r"\[(\d{4}\.\d{5})\]\(https://arxiv.org/abs/\1\)", row)
+        assert papers or method == "mixed"
+        assert all(paper in source for paper in papers)
+
+
+def test_what_the_table_says_methods_look_at() -> None:
+    rows = methods_in_the_table()
+    words = {"weights": "weights", "inputs": "inputs", "labels": "inputs and labels"}
+    for method, section in ALIGNMENTS.items():
+        assert rows[method].split("|")[0].split(";")[0].strip() == words[section().looks_at]

@@ -191,8 +191,7 @@ def standardised(rows: torch.Tensor, kernel: Kernel) -> torch.Tensor:
 def _inverse(deviation: torch.Tensor) -> torch.Tensor:
     """Return 1 / `deviation`, and 0 for units that never change: they say nothing."""
     dead = deviation <= 1e-6 * deviation.max()
-    inverse: torch.Tensor = deviation.reciprocal()
-    return torch.where(dead, 0.0, inverse)
+    return torch.where(dead, torch.zeros_like(deviation), deviation.reciprocal())
 
 
 class _Sums:
@@ -209,7 +208,7 @@ class _Sums:
             ours.T @ theirs,
         )  # fmt: skip
         self.count += len(ours)
-        known = self.parts or (0.0,) * len(new)
+        known = self.parts or tuple(torch.zeros_like(part) for part in new)
         self.parts = tuple(old + more for old, more in zip(known, new, strict=True))
 
     def kernel(self, kernel: Kernel) -> torch.Tensor:

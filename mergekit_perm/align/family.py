@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from mergekit_perm import devices
-from mergekit_perm.align.descent import pairwise_objective
+from mergekit_perm.align.effect import Effect, effects, inner_products
 from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.methods import METHODS
@@ -28,7 +29,7 @@ from mergekit_perm.progress import Progress, silent
 JOINT = "joint"
 
 # What every method takes, or may take, that is no option of its own.
-_NO_OPTIONS = frozenset({"states", "spec", "progress", "examples"})
+_NO_OPTIONS = frozenset({"states", "spec", "reference", "progress", "examples", "device"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Family:
         traces: the objective after every sweep, as the method reports it.
         seconds: wall time of the alignment.
         saw: what the method looked at: "weights", "inputs", or "labels" too.
+        groups: by group, what alignment did to it.
     """
 
     reference: str
@@ -55,7 +57,8 @@ class Family:
     objective: float
     traces: dict[str, list[float]]
     seconds: float
-    saw: Saw = "weights"
+    saw: Saw
+    groups: dict[str, Effect]
 
 
 def align(
@@ -63,10 +66,10 @@ def align(
     spec: PermutationSpec,
     *,
     reference: str = JOINT,
-    method: str = "weight_matching",
+    method: str | None = None,
     model: nn.Module | None = None,
     data: Data | Split | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Family:
@@ -77,11 +80,13 @@ def align(
         spec: the permutation spec of the architecture.
         reference: the network that stays as it is; with "joint" all are aligned to one another at
             once, and the first is the one that stays as it is.
-        method: a key of `METHODS`.
+        method: a key of `METHODS`. None is the best that what is given allows: "mixed" where all
+            are aligned to one another and there are data, "weight_matching" otherwise.
         model: a network of the architecture, for methods that look at data; its weights do not
             matter, and stay.
         data: the examples such methods look at: a split, or data with a split "train".
-        device: where to compute; a name that `devices.device` knows.
+        device: where to compute, a name that `devices.device` knows. None is the CPU for methods
+            that look at data, and where the networks are for others.
         progress: told how far the method is.
         options: the method's own options; see its signature.
 
@@ -90,33 +95,43 @@ def align(
             not finite, an unknown reference, method or option, an option out of range.
         PermutationSpecError: the spec does not fit the networks.
     """
+    if method is None:
+        method = "mixed" if reference == JOINT and data is not None else "weight_matching"
     _check(states, reference, method, options)
     first = next(iter(states.values()))
     bound = spec.bind({name: tuple(tensor.shape) for name, tensor in first.items()})
     began = time.perf_counter()
-    if "examples" in inspect.signature(METHODS[method]).parameters:
-        options["examples"] = _examples(method, model, data, device)
+    where = None if device is None else devices.device(device)
+    taken = inspect.signature(METHODS[method]).parameters
+    if "examples" in taken:
+        options["examples"] = _examples(method, model, data, where or torch.device("cpu"))
+    if "device" in taken:
+        options["device"] = where
     solution = METHODS[method](states, bound, reference=reference, progress=progress, **options)
     permuted = {name: bound.act(solution.members[name], state) for name, state in states.items()}
+    seconds = time.perf_counter() - began
+    permutations = {
+        name: {group: Permutation(indices) for group, indices in solution.members[name].items()}
+        for name in states
+    }
     weights = matched_tensors(bound, first)
+    before, after = (inner_products(each, weights) for each in (states, permuted))
     return Family(
         reference=reference,
         method=method,
-        permutations={
-            name: {group: Permutation(indices) for group, indices in solution.members[name].items()}
-            for name in states
-        },
+        permutations=permutations,
         states=permuted,
-        objective_before=_objective(states, weights),
-        objective=_objective(permuted, weights),
+        objective_before=math.fsum(before.values()),
+        objective=math.fsum(after.values()),
         traces=solution.traces,
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         saw=solution.saw,
+        groups=effects(bound, permutations, states, permuted, before, after),
     )
 
 
 def _examples(
-    method: str, model: nn.Module | None, data: Data | Split | None, device: str
+    method: str, model: nn.Module | None, data: Data | Split | None, device: torch.device
 ) -> Examples | None:
     """Return what a data-aware method looks at; None where nothing was given."""
     if data is None:
@@ -126,14 +141,7 @@ def _examples(
     if isinstance(data, Data) and "train" not in data.splits:
         raise AlignmentError(f"{method} looks at training data; {data.name} has no split 'train'")
     split = data.splits["train"] if isinstance(data, Data) else data
-    found = devices.device(device)
-    return Examples(copy.deepcopy(model).eval().to(found), split, found)
-
-
-def _objective(states: Mapping[str, State], weights: list[str]) -> float:
-    return pairwise_objective(
-        {name: {w: state[w].double() for w in weights} for name, state in states.items()}
-    )
+    return Examples(copy.deepcopy(model).eval().to(device), split, device)
 
 
 def _check(

@@ -67,6 +67,7 @@ def _alignment(inputs: Inputs, results: Results) -> Plain | None:
     return {
         "reference": settings.reference,
         "method": settings.method,
+        "saw": found["saw"],
         "objective": found["objective"],
         "permutations": {
             "source": proof["source"],
@@ -168,8 +169,8 @@ def _provenance(inputs: Inputs, results: Results, folder: RunFolder) -> Plain:
         for name, network in inputs.spec.networks.items()
         if network.train is not None
     }
-    if inputs.spec.align is not None:
-        seeds["align"] = inputs.spec.align.seed
+    if inputs.spec.align is not None and "seed" in inputs.spec.align.options:
+        seeds["align"] = inputs.spec.align.options["seed"]
     return {
         "spec_sha256": file_sha256(folder.path / SPEC),
         "versions": {

@@ -9,6 +9,7 @@ from typing import Any
 
 from mergekit_perm import yaml_document
 from mergekit_perm.files import write_text
+from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.spec import RunSpec, resolved
 from mergekit_perm.spec.models import MergeSpec
 
@@ -36,7 +37,8 @@ def model_card(
     if spec.align is not None:
         aligned = (
             f"Before merging, the neurons of every network were permuted to the reference "
-            f"`{spec.align.reference}` by `{spec.align.method}`."
+            f"`{spec.align.reference}` by `{spec.align.method}`, which looks at "
+            f"{LOOKED_AT[spec.looks_at]}."
         )
     return f"""---
 {front}---

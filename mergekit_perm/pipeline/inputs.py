@@ -35,9 +35,9 @@ class Inputs:
         shapes: the tensors of every network of the run, and their shapes.
         parameters: how many trainable numbers a network has.
         has_batch_norm: whether re-estimating BatchNorm statistics changes anything.
-        data: the data set, when something is trained or evaluated.
+        data: the data set, when something is trained or evaluated, or alignment looks at it.
         permutations: the permutation spec, when something is aligned.
-        device: where networks are trained and evaluated.
+        device: where networks are trained, aligned and evaluated.
         checkpoint_hashes: by network, the SHA-256 of the file it is read from, or its hub name.
     """
 
@@ -111,7 +111,8 @@ def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:
 
 def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) -> Data | None:
     trains = any(network.train is not None for network in spec.networks.values())
-    if spec.data is None or not (trains or spec.evaluate is not None):
+    looked_at = spec.looks_at != "weights"
+    if spec.data is None or not (trains or looked_at or spec.evaluate is not None):
         return None
     splits = list(dict.fromkeys(["train"] * _needs_train(spec, trains=trains) + _evaluated(spec)))
     # A relative folder:PATH starts from the spec's folder, as every path of a spec does.
@@ -127,7 +128,7 @@ def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) ->
 
 def _needs_train(spec: RunSpec, *, trains: bool) -> bool:
     calibrates = spec.evaluate is not None and set(spec.evaluate.calibration) != {"none"}
-    return trains or calibrates
+    return trains or calibrates or spec.looks_at != "weights"
 
 
 def _evaluated(spec: RunSpec) -> list[str]:

@@ -19,6 +19,7 @@ from mergekit_perm.pipeline import stages
 from mergekit_perm.pipeline.folder import RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, digest, gather
 from mergekit_perm.pipeline.stages import Result, Workshop
+from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.spec import RunSpec
 
 # Raise when a stage computes something else from the same inputs, so that old results are redone.
@@ -180,7 +181,8 @@ def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
     files = [place(n) for n in names for place in (stages.permutation_file, stages.aligned_file)]
     yield Stage(
         "align",
-        f"align {', '.join(names)} to {settings.reference} by {settings.method}",
+        f"align {', '.join(names)} to {settings.reference} by {settings.method}, "
+        f"which looks at {LOOKED_AT[inputs.spec.looks_at]}",
         _family_key(inputs, "aligned"),
         tuple(files),
         stages.align_networks,
@@ -193,9 +195,15 @@ def _family_key(inputs: Inputs, alignment: str) -> str:
     if alignment == "naive" or found is None or settings is None:
         return digest(_VERSION, "naive", list(inputs.spec.networks), family)
     options = settings.model_dump(mode="json", exclude={"permutations"})
-    return digest(
-        _VERSION, "aligned", list(inputs.spec.networks), family, found.spec.sha256, options
-    )
+    parts = [list(inputs.spec.networks), family, found.spec.sha256, options]
+    return digest(_VERSION, "aligned", *parts, _looked_at(inputs))
+
+
+def _looked_at(inputs: Inputs) -> str | None:
+    """Return the fingerprint of the data that alignment looks at; None if at weights alone."""
+    if inputs.spec.looks_at == "weights" or inputs.data is None:
+        return None
+    return inputs.data.splits["train"].fingerprint
 
 
 # -------------------------------------------------------------------------------------- merging
@@ -328,11 +336,12 @@ def peak_memory(inputs: Inputs) -> int:
 
     Alignment holds every network as given and as permuted in the end, and in float64 as given and
     as permuted by two starts, the best so far and the one at work; evaluation holds both families,
-    the module and one mixture.
+    the module and one mixture. What a method that looks at data keeps of activations is left out.
     """
     entries = sum(_count(shape) for shape in inputs.shapes.values())
     count, single = len(inputs.spec.networks), 4 * entries
     aligning = count * (2 * single + 3 * 2 * single) if inputs.spec.align else count * single
+    aligning += _data_bytes(inputs) if inputs.spec.looks_at != "weights" else 0
     evaluating = (2 * count + 3) * single + _data_bytes(inputs)
     return _INTERPRETER + max(aligning, evaluating)
 

@@ -155,14 +155,17 @@ def align_networks(shop: Workshop) -> Result:
     settings, found = shop.inputs.spec.align, shop.inputs.permutations
     if settings is None or found is None:
         raise RunError("the spec has no `align` section")
-    options = settings.model_dump(exclude={"reference", "method", "permutations"})
+    data = shop.inputs.data if shop.inputs.spec.looks_at != "weights" else None
     family = align.align(
         shop.family("naive"),
         found.spec,
         reference=settings.reference,
         method=settings.method,
+        model=None if data is None else shop.module(),
+        data=data,
+        device=str(shop.inputs.device),
         progress=shop.progress,
-        **options,
+        **settings.options,
     )
     spec = replace(found.spec, architecture=shop.inputs.architecture, options=shop.inputs.options)
     for name, permutations in family.permutations.items():
@@ -171,18 +174,20 @@ def align_networks(shop: Workshop) -> Result:
         shop.keep(aligned_file(name), family.states[name], **applied(alignment))
     groups = [
         {
-            "name": group,
-            "size": found.spec.groups.length(group),
-            "moved": {name: p[group].moved for name, p in family.permutations.items()},
+            "name": name,
+            "size": effect.size,
+            "moved": effect.moved,
+            "objective": {"before": effect.objective_before, "after": effect.objective},
+            "similarity": {"before": effect.similarity_before, "after": effect.similarity},
         }
-        for group in found.spec.groups
+        for name, effect in family.groups.items()
     ]
     objective = {
         "before": family.objective_before,
         "after": family.objective,
         "traces": family.traces,
     }
-    return {"objective": objective, "groups": groups}
+    return {"objective": objective, "groups": groups, "saw": family.saw}
 
 
 def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:

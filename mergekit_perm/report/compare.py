@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mergekit_perm.errors import RunError, suggest
 from mergekit_perm.report import summaries
-from mergekit_perm.report.model import Report, plain
+from mergekit_perm.report.model import LOOKED_AT, Report, plain
 from mergekit_perm.report.show import indented, plain_table, show
 from mergekit_perm.report.sparkline import marks_for, sparkline
 from mergekit_perm.report.summaries import Case
@@ -53,16 +53,25 @@ class ComparedCurve:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The barriers and merged networks of several runs; differences are to the first run."""
+    """The barriers and merged networks of several runs; differences are to the first run.
+
+    Attributes:
+        alignments: of every run the method and what it saw, or None without alignment.
+    """
 
     runs: tuple[str, ...]
     rows: tuple[ComparedRow, ...]
     curves: tuple[ComparedCurve, ...]
+    alignments: tuple[tuple[str, str] | None, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain data."""
         return {
             "runs": list(self.runs),
+            "alignments": [
+                None if each is None else {"method": each[0], "saw": each[1]}
+                for each in self.alignments
+            ],
             "rows": [
                 {
                     "split": row.case.split,
@@ -111,7 +120,11 @@ def compare(
         if metric in (None, case.metric) and split in (None, case.split)
     )
     cases = dict.fromkeys(row.case for row in rows)
-    return Comparison(_names(reports), rows, tuple(_curves(reports, cases)))
+    alignments = tuple(
+        None if report.alignment is None else (report.alignment.method, report.alignment.saw)
+        for report in reports
+    )
+    return Comparison(_names(reports), rows, tuple(_curves(reports, cases)), alignments)
 
 
 def _values(report: Report) -> Iterator[tuple[Case, str, str | None, float | None]]:
@@ -164,6 +177,7 @@ def _difference(row: ComparedRow, place: int) -> float | None:
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print `comparison`: a block of columns after the other where they do not fit side by side."""
     marks = marks_for(console.encoding)
+    _show_alignments(comparison, console)
     for case in dict.fromkeys(row.case for row in comparison.rows):
         title = f"{case.split} {case.metric}"
         title += "" if case.calibration == "none" else f", calibration {case.calibration}"
@@ -176,6 +190,21 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
                 table.add_row(Text(label), *(cells[place] for place in places))
             show(console, indented(table))
     show(console)
+
+
+def _show_alignments(comparison: Comparison, console: Console) -> None:
+    """Print by what each run was aligned: one line of a run for another with more to go by."""
+    if not any(comparison.alignments):
+        return
+    show(console)
+    show(console, Text("alignment", style="bold"))
+    table = plain_table("", [""])
+    table.show_header = False
+    table.columns[1].justify = "left"
+    for run, each in zip(comparison.runs, comparison.alignments, strict=True):
+        words = "none" if each is None else f"{each[0]}, saw {LOOKED_AT[each[1]]}"
+        table.add_row(Text(run), Text(words))
+    show(console, indented(table))
 
 
 def _lines(comparison: Comparison, case: Case, marks: str) -> list[tuple[str, list[Text]]]:

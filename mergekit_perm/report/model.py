@@ -22,6 +22,15 @@ from mergekit_perm.files import write_text
 FORMAT = "perm-merge/report@1"
 FILE = "report.json"
 
+LOOKED_AT: Mapping[str, str] = types.MappingProxyType(
+    {
+        "weights": "weights alone",
+        "inputs": "training inputs",
+        "labels": "training inputs and labels",
+    }
+)
+"""What a method of alignment looked at, in words, by what `Alignment.saw` says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
@@ -76,17 +85,38 @@ class Permutations:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A figure before and after alignment."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
-    """How many of a group's coordinates alignment moved, by network."""
+    """What alignment did to one group; reports of earlier versions only say what moved.
+
+    Attributes:
+        moved: how many of its units, by network.
+        objective: the sum over pairs of networks of inner products of the tensors that carry it.
+        similarity: the mean over pairs and units of the cosine of all that a unit carries.
+    """
 
     name: str
     size: int
     moved: Mapping[str, int]
+    objective: Change | None = None
+    similarity: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What alignment did; `seconds` is its wall time."""
+    """What alignment did.
+
+    Attributes:
+        seconds: its wall time.
+        saw: what the method looked at: the weights alone, training inputs, or labels too.
+    """
 
     reference: str
     method: str
@@ -94,6 +124,7 @@ class Alignment:
     permutations: Permutations
     groups: tuple[Group, ...]
     seconds: float
+    saw: Literal["weights", "inputs", "labels"] = "weights"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mergekit_perm.report import summaries
-from mergekit_perm.report.model import Alignment, Barrier, Metrics, Report
+from mergekit_perm.report.model import Alignment, Barrier, Change, Metrics, Report
 from mergekit_perm.report.show import indented, plain_table, show
 from mergekit_perm.report.sparkline import marks_for, sparkline
 from mergekit_perm.report.summaries import Figure, Row
+
+# Groups of neurons that a table shows; the report itself has all.
+_GROUPS_SHOWN = 10
 
 # Splits beside one another in a table of barriers, when names are short.
 _SPLITS_PER_TABLE = 2
@@ -28,6 +31,7 @@ def render(report: Report, console: Console) -> None:
     if report.alignment is not None:
         _heading(console, "Alignment")
         _paragraphs(console, alignment_sentences(report.alignment, list(report.networks)))
+        _groups(report.alignment, len(report.networks), console)
     for metric, calibration in dict.fromkeys(
         (case.metric, case.calibration) for case in summaries.cases(report)
     ):
@@ -66,15 +70,21 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
     before, after = alignment.objective.before, alignment.objective.after
     sentences = [
         f"Aligned {', '.join(names)} {how} by {alignment.method} in {alignment.seconds:.1f} s; "
-        f"{stays} stays as it is."
+        f"{stays} stays as it is.",
+        _evidence(alignment.saw),
     ]
     if moved == 0:
-        sentences.append("It did nothing: every permutation found is the identity.")
+        sentences.append(
+            "It moved no neuron: every permutation found is the identity, so the networks lay as "
+            f"close together already as {alignment.method} can bring them."
+        )
     else:
         sentences.append(
             f"It moved {moved:,} of {units:,} units ({_floored(moved / units)} %); the sum of "
             f"inner products of the weights {_course(before, after)}."
         )
+        if not after > before:
+            sentences.append("By their weights the networks lie no closer together than before.")
     still = [group.name for group in alignment.groups if not any(group.moved.values())]
     if still and moved:
         shown = ", ".join(still[:5]) + (f" and {len(still) - 5} more" if len(still) > 5 else "")
@@ -86,6 +96,15 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
         f"{_floored(permutations.coverage)} % of the parameters."
     )
     return sentences
+
+
+def _evidence(saw: str) -> str:
+    """Return the sentence that tells a method without data from one that was shown labels."""
+    if saw == "weights":
+        return "It looked at weights alone, at no data."
+    if saw == "inputs":
+        return "It looked at training INPUTS, at no label."
+    return "It looked at training inputs AND LABELS, which a method without data does not have."
 
 
 def _unsigned_zero(value: float) -> float:
@@ -111,6 +130,43 @@ def _heading(console: Console, title: str, aside: str = "") -> None:
 def _paragraphs(console: Console, sentences: Iterable[str]) -> None:
     for sentence in sentences:
         show(console, indented(Text(sentence)))
+
+
+def _groups(alignment: Alignment, networks: int, console: Console) -> None:
+    """Print what alignment did to the groups that are least alike after it, and to all."""
+    known = [(g, g.similarity, g.objective) for g in alignment.groups if g.size]
+    rows = [(g, similar, product) for g, similar, product in known if similar and product]
+    if not rows:
+        return
+    rows.sort(key=lambda row: row[1].after)
+    columns = ["units", "moved", *(f"{what}\n{when}" for what in ("cosine", "product")
+                                   for when in ("naive", "aligned"))]  # fmt: skip
+    label = "least alike groups" if len(rows) > _GROUPS_SHOWN else "group"
+    table = plain_table(label, columns)
+    for group, similar, product in rows[:_GROUPS_SHOWN]:
+        cells = _group_cells(group.size, sum(group.moved.values()), networks, similar, product)
+        table.add_row(Text(group.name), *cells)
+    units = sum(group.size for group, _, _ in rows)
+    moved = sum(sum(group.moved.values()) for group, _, _ in rows)
+    mean = Change(
+        *(
+            math.fsum(group.size * getattr(similar, when) for group, similar, _ in rows) / units
+            for when in ("before", "after")
+        )
+    )
+    whole = Change(alignment.objective.before, alignment.objective.after)
+    total = f"all {len(rows)} groups" if len(rows) > 1 else "all"
+    table.add_row(Text(total), *_group_cells(units, moved, networks, mean, whole), style="dim")
+    show(console, indented(table))
+
+
+def _group_cells(
+    size: int, moved: int, networks: int, similar: Change, product: Change
+) -> list[str]:
+    share = moved / (size * (networks - 1))
+    cosines = [number(value) for value in (similar.before, similar.after)]
+    products = [f"{value:.4g}" for value in (product.before, product.after)]
+    return [f"{size:,}", f"{_floored(share)} %", *cosines, *products]
 
 
 def _networks(report: Report, console: Console) -> None:

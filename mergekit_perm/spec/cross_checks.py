@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from mergekit_perm.spec.alignment import AlignSpec
 from mergekit_perm.spec.file_checks import file_problems
 from mergekit_perm.spec.models import EvaluateSpec, GateSpec, MergeSpec, NetworkTrain
 from mergekit_perm.spec.parts import Parts
@@ -109,6 +110,19 @@ def _align(parts: Parts) -> Iterator[Problem]:
     reference = parts.align.reference
     if reference not in (JOINT, *parts.names):
         yield _unknown(("align", "reference"), reference, (JOINT, *parts.names))
+    if parts.align.needs_data and "data" not in parts.given:
+        yield _without_data(parts.align)
+
+
+def _without_data(align: AlignSpec) -> Problem:
+    message = f"{align.method} looks at training data, and the spec has none"
+    hint = "add, for example: data: digits; weight_matching looks at weights alone"
+    if "objective" in align.options:  # this one decides
+        objective = align.options["objective"]
+        message = f"the objective '{objective}' looks at training data, and the spec has none"
+        hint = "add, for example: data: digits; 'distance' looks at weights alone"
+        return Problem(("align", "objective"), message, hint)
+    return Problem(("align", "method"), message, hint)
 
 
 def _merge(parts: Parts) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from mergekit_perm.errors import SpecError
 from mergekit_perm.spec.cross_checks import cross_problems
 from mergekit_perm.spec.methods import MERGEKIT_KEYS
 from mergekit_perm.spec.overrides import Finding, Overlay, apply, home
-from mergekit_perm.spec.parts import sound_parts
+from mergekit_perm.spec.parts import sound_parts, with_method
 from mergekit_perm.spec.problems import found, not_finite, schema_problems
 from mergekit_perm.spec.run_spec import FORMAT, RunSpec
 from mergekit_perm.yaml_document import (
@@ -113,6 +113,7 @@ def _mergekit(data: Mapping[str, Any]) -> Problem:
 
 def _validated(data: Mapping[str, Any], folder: Path) -> tuple[RunSpec | None, list[Problem]]:
     problems = list(not_finite(data))
+    data = with_method(data)
     spec = None
     try:
         spec = RunSpec.model_validate_json(json.dumps(data)).in_folder(folder)

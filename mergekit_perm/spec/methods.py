@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-ALIGNMENT_METHODS = ("weight_matching",)
-"""Methods that `align.method` may name."""
+ALIGNMENT_METHODS = (
+    "weight_matching",
+    "merge_many",
+    "activation_matching",
+    "mixed",
+    "frank_wolfe",
+    "sinkhorn",
+    "straight_through",
+)
+"""Methods that `align.method` may name; their options are in `alignment`."""
 
 MERGE_METHODS = ("linear",)
 """Recipes that `merge[].method` may name."""

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from mergekit_perm.spec.fields import (
-    AlignmentMethod,
     Calibration,
     Calibrations,
     Count,
@@ -143,30 +142,6 @@ class NetworkSpec(Section):
         if self.checkpoint is None and self.ema != "auto":
             raise refused("'ema' is for a checkpoint, and this network is trained")
         return self
-
-
-class AlignSpec(Section):
-    """How networks are aligned.
-
-    Attributes:
-        reference: the network that the others are aligned to, or ``joint``.
-        method: the solver.
-        permutations: ``auto``, or a file with a permutation spec, as written; see `RunSpec.path`.
-        seed: of the solver's random choices.
-        restarts: independent starts, of which the best is kept.
-        order: in which order groups are visited in a sweep.
-        tolerance: a sweep that improves the objective by less, relatively, is the last.
-        max_sweeps: the last sweep in any case.
-    """
-
-    reference: Text = "joint"
-    method: AlignmentMethod = "weight_matching"
-    permutations: Text = "auto"
-    seed: Seed = 0
-    restarts: Count = 2
-    order: Literal["random", "forward"] = "random"
-    tolerance: NonNegative = 1e-9
-    max_sweeps: Count = 100
 
 
 class MergeParameters(Section):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from mergekit_perm.spec.alignment import AlignField, AlignSpec, default_method
 from mergekit_perm.spec.models import (
-    AlignSpec,
     EvaluateSpec,
     GateSpec,
     MergeSpec,
@@ -27,6 +27,7 @@ from mergekit_perm.spec.models import (
 from mergekit_perm.spec.problems import guess
 from mergekit_perm.spec.run_spec import RunSpec
 
+_ALIGN: TypeAdapter[AlignSpec] = TypeAdapter(AlignField)
 _Section = TypeVar("_Section", bound=Section)
 _Key = TypeVar("_Key")
 
@@ -57,25 +58,46 @@ class Parts:
     gates: Mapping[int, GateSpec]
 
 
-def sound_parts(data: Mapping[str, Any], folder: Path) -> Parts:
-    """Return the parts of `data` that are sound by themselves."""
+def given_keys(data: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of `data` that have a value, sound or not, misspelt ones put right."""
     known = list(RunSpec.model_fields)
     given = {key if key in known else guess(key, known) for key in data if data[key] is not None}
+    return frozenset(key for key in given if key is not None)
+
+
+def with_method(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `data` with the method of alignment written out where it is left to us."""
+    align = data.get("align")
+    if not isinstance(align, dict) or align.get("method") is not None:
+        return dict(data)
+    method = default_method(align, has_data="data" in given_keys(data))
+    return {**data, "align": {**align, "method": method}}
+
+
+def sound_parts(data: Mapping[str, Any], folder: Path) -> Parts:
+    """Return the parts of `data` that are sound by themselves."""
     networks = data.get("networks")
     networks = networks if isinstance(networks, dict) else {}
     architecture = data.get("architecture")
     return Parts(
         folder=folder,
-        given=frozenset(key for key in given if key is not None),
+        given=given_keys(data),
         names=tuple(networks),
         architecture=architecture if isinstance(architecture, str) else None,
         networks=_sound(NetworkSpec, networks),
         train=_one(TrainSpec, data.get("train", {})),
-        align=_one(AlignSpec, data.get("align")),
+        align=_align(data.get("align")),
         merge=_sound(MergeSpec, _numbered(data.get("merge"))),
         evaluate=_one(EvaluateSpec, data.get("evaluate")),
         gates=_sound(GateSpec, _numbered(data.get("gates"))),
     )
+
+
+def _align(data: Any) -> AlignSpec | None:
+    try:
+        return _ALIGN.validate_json(json.dumps(data))
+    except ValidationError:
+        return None
 
 
 def _numbered(items: Any) -> dict[int, Any]:

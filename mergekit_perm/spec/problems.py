@@ -11,6 +11,14 @@ from pydantic import ValidationError
 
 from mergekit_perm.errors import suggest
 from mergekit_perm.spec import models
+from mergekit_perm.spec.alignment import (
+    ALIGNMENT_TAGS,
+    ALIGNMENTS,
+    AlignSpec,
+    method_meant,
+    methods_with,
+    options_of,
+)
 from mergekit_perm.spec.fields import UNION_TAGS
 from mergekit_perm.spec.methods import REFUSED_KEYS
 from mergekit_perm.spec.run_spec import FORMAT, RunSpec
@@ -25,7 +33,7 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("networks", "*", "train", "augment"): models.AugmentSpec,
     ("train",): models.TrainSpec,
     ("train", "augment"): models.AugmentSpec,
-    ("align",): models.AlignSpec,
+    ("align",): AlignSpec,  # and the options of its method
     ("merge", "*"): models.MergeSpec,
     ("merge", "*", "parameters"): models.MergeParameters,
     ("evaluate",): models.EvaluateSpec,
@@ -60,6 +68,7 @@ _WANTED: Mapping[str, str] = {
 
 _BOUNDS: Mapping[str, str] = {
     "greater_than_equal": "of at least",
+    "greater_than": "above",
     "less_than": "below",
 }
 
@@ -69,7 +78,7 @@ def schema_problems(error: ValidationError) -> list[Problem]:
     details = error.errors(include_url=False)
     failed = [_path(detail["loc"]) for detail in details]
     meant = {
-        (*path[:-1], guess(str(path[-1]), _fields(path[:-1])))
+        (*path[:-1], guess(str(path[-1]), _fields(detail["loc"])))
         for path, detail in zip(failed, details, strict=True)
         if detail["type"] == "extra_forbidden"
     }
@@ -123,7 +132,7 @@ def _listing(known: Sequence[str]) -> str:
 
 
 def _path(location: Sequence[str | int]) -> Keys:
-    return tuple(key for key in location if key not in UNION_TAGS)
+    return tuple(key for key in location if key not in UNION_TAGS | ALIGNMENT_TAGS)
 
 
 def _has_failed_item(path: Keys, failed: Sequence[Keys]) -> bool:
@@ -139,7 +148,7 @@ def _problem(path: Keys, detail: Any) -> Problem:
         hint = f"add it, for example: {EXAMPLES[name]}"
         return Problem(path[:-1], f"the field '{name}' is missing", hint, key=True)
     if detail["type"] == "extra_forbidden":
-        return _unknown_key(path)
+        return _unknown_key(path, detail["loc"])
     on_key = detail["type"] == "refused" and isinstance(detail["input"], dict)
     return Problem(path, _message(detail), _hint(detail), key=on_key)
 
@@ -215,15 +224,14 @@ def _number_hint(value: Any, *, whole: bool) -> str | None:
     return f"write {found(value)}"
 
 
-def _unknown_key(path: Keys) -> Problem:
-    key, fields = str(path[-1]), _fields(path[:-1])
+def _unknown_key(path: Keys, location: Sequence[str | int]) -> Problem:
+    key, fields = str(path[-1]), _fields(location)
     if key in REFUSED_KEYS:
         return Problem(path, f"'{key}' is not provided here", REFUSED_KEYS[key], key=True)
-    elsewhere = [
-        _section_name(place)
-        for place, section in SECTIONS.items()
-        if place and key in section.model_fields
-    ]
+    method = method_meant(location)
+    if method is not None and methods_with(key):
+        return _option_of_another_method(path, key, method)
+    elsewhere = _homes(key)
     hint = (
         nearest(key, fields)
         or (f"'{key}' is a key of {' and of '.join(elsewhere)}" if elsewhere else None)
@@ -232,8 +240,33 @@ def _unknown_key(path: Keys) -> Problem:
     return Problem(path, f"unknown key '{key}'", hint, key=True)
 
 
-def _fields(path: Keys) -> list[str]:
-    return list(SECTIONS[_pattern(path)].model_fields)
+def _option_of_another_method(path: Keys, key: str, method: str) -> Problem:
+    others = methods_with(key)
+    *most, last = others
+    have = f"{', '.join(most)} and {last} have" if most else f"{last} has"
+    near = suggest(key, options_of(method), cutoff=0.75).strip(" ()")
+    hint = near or f"write method: {others[0]}, or remove it"
+    return Problem(path, f"{method} has no option '{key}'; {have}", hint, key=True)
+
+
+def _homes(key: str) -> list[str]:
+    """Return the sections that have `key`."""
+    methods = methods_with(key)
+    homes = []
+    for place, section in SECTIONS.items():
+        if place and key in section.model_fields:
+            homes.append(_section_name(place))
+        elif section is AlignSpec and methods:
+            every = len(methods) == len(ALIGNMENTS)
+            homes.append("align" if every else f"align with method {' or '.join(methods)}")
+    return homes
+
+
+def _fields(location: Sequence[str | int]) -> list[str]:
+    """Return the keys that are known where the last of `location` stands."""
+    method = method_meant(location)
+    section = SECTIONS[_pattern(_path(location)[:-1])] if method is None else ALIGNMENTS[method]
+    return list(section.model_fields)
 
 
 def _pattern(path: Keys) -> Keys:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mergekit_perm.spec.alignment import AlignSpec
 from mergekit_perm.spec.run_spec import RunSpec
 from mergekit_perm.yaml_document import dump
 
@@ -16,13 +17,16 @@ def resolved(spec: RunSpec) -> str:
     """Return `spec` as YAML that `loads` turns into an equal spec.
 
     What is None, and so means "not given", is left out: a network's training says only what
-    differs from `train`. Paths are as they were written.
+    differs from `train`. The options of alignment are all there: None is a value of theirs. Paths
+    are as they were written.
     """
     return _HEAD + dump(_plain(spec))
 
 
 def _plain(value: Any) -> Any:
     # Not pydantic's dump with exclude_none: that would drop the nulls inside `options` as well.
+    if isinstance(value, AlignSpec):
+        return {name: _plain(field) for name, field in value}
     if isinstance(value, BaseModel):
         return {name: _plain(field) for name, field in value if field is not None}
     if isinstance(value, tuple):

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr
 
+from mergekit_perm.spec.alignment import JOINT, AlignField, AlignSpec, Looks
 from mergekit_perm.spec.fields import Name, Text
 from mergekit_perm.spec.models import (
-    AlignSpec,
     DataField,
     EvaluateSpec,
     GateSpec,
@@ -21,10 +21,9 @@ from mergekit_perm.spec.models import (
     TrainSpec,
 )
 
-FORMAT = "perm-merge/run@1"
+__all__ = ["FORMAT", "JOINT", "RunSpec", "chosen_pairs", "resolve_path"]
 
-JOINT = "joint"
-"""The reference that is no network: all are aligned to each other at once."""
+FORMAT = "perm-merge/run@1"
 
 
 class RunSpec(Section):
@@ -41,7 +40,7 @@ class RunSpec(Section):
     data: DataField = None
     networks: Annotated[dict[Name, NetworkSpec], Field(min_length=1)]
     train: TrainSpec = TrainSpec()
-    align: AlignSpec | None = None
+    align: AlignField | None = None
     merge: tuple[MergeSpec, ...] = ()
     evaluate: EvaluateSpec | None = None
     gates: tuple[GateSpec, ...] = ()
@@ -93,6 +92,13 @@ class RunSpec(Section):
     def merged_networks(self, merge: MergeSpec) -> tuple[str, ...]:
         """Return the names of the networks that `merge` merges."""
         return tuple(self.networks) if merge.networks is None else merge.networks
+
+    @property
+    def looks_at(self) -> Looks:
+        """What alignment looks at: weights alone, training inputs as well, or labels too."""
+        if self.align is None or self.data is None:
+            return "weights"
+        return self.align.looks_at
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:

@@ -72,7 +72,7 @@ def test_every_group_of_a_timm_network_shows(architecture: str) -> None:
     spec = spec_of(architecture, {})
     sites = find_sites(spec, examples(architecture, {}, 3), network(architecture, {}))
     assert shown(spec, sites) == set(spec.groups)
-    assert len({site.key + (site.dim,) for site in sites}) == len(sites)
+    assert len({(site.key, site.dim) for site in sites}) == len(sites)
 
 
 @pytest.mark.parametrize("kernel", ["correlation", "covariance", "inner_product"])

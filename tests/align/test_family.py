@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import TensorDataset
 
 import mergekit_perm.align
 from mergekit_perm.align import JOINT, METHODS, align
-from mergekit_perm.errors import AlignmentError, PermutationSpecError
+from mergekit_perm.data import Data, Split
+from mergekit_perm.errors import AlignmentError, EvaluationError, PermutationSpecError
 from mergekit_perm.permspec import PermutationSpec
 from tests.strategies import state_of
 
@@ -33,7 +36,15 @@ def refused(states: dict[str, Any], **options: Any) -> str:
 
 def test_the_tables_are_what_they_are() -> None:
     assert JOINT == "joint"
-    assert list(METHODS) == ["weight_matching"]
+    assert list(METHODS) == [
+        "weight_matching",
+        "merge_many",
+        "activation_matching",
+        "mixed",
+        "frank_wolfe",
+        "sinkhorn",
+        "straight_through",
+    ]
     assert callable(mergekit_perm.align)
 
 
@@ -72,7 +83,8 @@ def test_too_few_networks(count: int) -> None:
         (
             {"method": "weight-matching"},
             "unknown alignment method 'weight-matching' (did you mean 'weight_matching'?); "
-            "known: weight_matching",
+            "known: weight_matching, merge_many, activation_matching, mixed, frank_wolfe, "
+            "sinkhorn, straight_through",
         ),
         ({"sed": 1}, "weight_matching has no option 'sed' (did you mean 'seed'?)"),
         ({"kernel": "cosine"}, "weight_matching has no option 'kernel'"),
@@ -138,7 +150,7 @@ def test_no_sweeps_still_settle() -> None:
 
 def test_the_order_of_visits_is_random_only_if_asked() -> None:
     states = networks("abcd")
-    first, second = (align(states, SPEC, order="forward", seed=s, restarts=1) for s in (0, 1))
+    first, second = (align(states, SPEC, order="forward", seed=s, cooling=0) for s in (0, 1))
     assert first.permutations == second.permutations
     assert first.traces == second.traces
 
@@ -186,3 +198,68 @@ def test_a_family_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         family.objective = 0.0  # type: ignore[misc]
     assert not hasattr(family, "__dict__")
+
+
+def small() -> tuple[PermutationSpec, dict[str, dict[str, torch.Tensor]], nn.Module, Split]:
+    """Three networks of a module that can be run, and labelled examples."""
+    spec = PermutationSpec.loads(
+        "format: perm-merge/permspec@1\ngroups: {g: 4}\n"
+        "axes: {0.weight: [g, 3], 0.bias: [g], 2.weight: [2, g]}\n"
+    )
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    states = {name: state_of(shapes, seed) for seed, name in enumerate("abc")}
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(16, 3, generator=generator)
+    return spec, states, module, Split("train", TensorDataset(inputs, torch.arange(16) % 2))
+
+
+def test_a_method_left_out_is_the_best_that_what_is_given_allows() -> None:
+    spec, states, module, split = small()
+    quick: dict[str, Any] = {"restarts": 1, "steps": 1}
+    guided = align(states, spec, model=module, data=split, **quick)
+    assert (guided.method, guided.saw) == ("mixed", "labels")
+    bare = align(states, spec)
+    assert (bare.method, bare.saw) == ("weight_matching", "weights")
+    to_one = align(states, spec, reference="a", model=module, data=split)
+    assert (to_one.method, to_one.saw) == ("weight_matching", "weights")
+
+
+def test_the_model_that_networks_are_run_in_stays_as_it_is() -> None:
+    spec, states, module, split = small()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    module.train()
+    family = align(states, spec, method="activation_matching", model=module, data=split)
+    assert family.saw == "inputs"
+    assert module.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_data_that_cannot_be_looked_at() -> None:
+    spec, states, module, split = small()
+    data = Data("mine", {"test": split}, 2, (3,), "")
+    cases = {
+        "mixed looks at data, so it needs `model`, a network to run": {"data": split},
+        "mixed looks at training data; mine has no split 'train'": {"data": data, "model": module},
+        "activation_matching looks at data: give `data`, or a method that needs none": {
+            "method": "activation_matching"
+        },
+    }
+    for message, options in cases.items():
+        with pytest.raises(AlignmentError) as caught:
+            align(states, spec, **options)  # type: ignore[arg-type]
+        assert str(caught.value) == message
+
+
+def test_what_align_itself_gives_is_no_option() -> None:
+    spec, states, module, split = small()
+    with pytest.raises(AlignmentError, match="mixed has no option 'examples'"):
+        align(states, spec, model=module, data=split, examples=None)
+
+
+def test_a_device_is_for_every_method() -> None:
+    spec, states, _, _ = small()
+    for method in ("weight_matching", "frank_wolfe"):
+        assert align(states, spec, method=method, device="cpu").method == method
+        with pytest.raises(EvaluationError, match="no device 'cpus'"):
+            align(states, spec, method=method, device="cpus")

@@ -21,7 +21,7 @@ networks:
   b: {train: {seed: 1}}
   c: {train: {seed: 2}}
 train: {epochs: 2}
-align: {reference: joint}
+align: {reference: joint, method: weight_matching}
 merge:
   - {name: mean, method: linear}
 evaluate: {points: 5, simplex: {grid: 3}}

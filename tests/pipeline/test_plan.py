@@ -71,6 +71,8 @@ def test_the_memory_estimate_grows_with_the_networks(small: Small) -> None:
 
 def test_a_plan_is_plain_data(small: Small) -> None:
     plan = pipeline.make_plan(small("align.reference=c")).to_json()
-    assert plan["stages"][4]["title"] == "align a, b, c to c by weight_matching"
+    assert plan["stages"][4]["title"] == (
+        "align a, b, c to c by weight_matching, which looks at weights alone"
+    )
     assert plan["stages"][4]["files"][:2] == ["permutations/a.safetensors", "aligned/a.safetensors"]
     assert plan["points"] == 38 and plan["peak_memory_bytes"] > 0

@@ -9,6 +9,7 @@ import pytest
 from mergekit_perm.report.model import (
     Alignment,
     Barrier,
+    Change,
     Gate,
     Group,
     Merged,
@@ -55,7 +56,14 @@ def simplex(height: float, *, alignment: str, split: str, metric: str) -> Barrie
     )  # type: ignore[arg-type]
 
 
-def make(*, reference: str = "joint", moved: int = 6, name: str = "example") -> Report:
+def make(
+    *,
+    reference: str = "joint",
+    moved: int = 6,
+    name: str = "example",
+    method: str = "weight_matching",
+    saw: str = "weights",
+) -> Report:
     """A report of three networks."""
     metrics = Metrics(0.25, 0.0625, 450)
     pairs = [("a", "b"), ("a", "c"), ("b", "c")]
@@ -71,19 +79,22 @@ def make(*, reference: str = "joint", moved: int = 6, name: str = "example") -> 
                     barriers.append(bump(pair, scale * height, spoke=spoke, **where))
                 barriers.append(simplex(scale * values[2], **where))
     groups = (
-        Group("layers.0", 4, {"a": 0, "b": moved, "c": moved}),
-        Group("layers.1", 4, {"a": 0, "b": 0, "c": 0}),
+        Group(
+            "layers.0", 6, {"a": 0, "b": moved, "c": moved}, Change(1.5, 12.0), Change(0.25, 0.75)
+        ),
+        Group("layers.1", 2, {"a": 0, "b": 0, "c": 0}, Change(1.0, 8.0), Change(0.0, 0.5)),
     )
     return Report(
         name=name,
         networks={n: {"train": metrics, "test": metrics} for n in NAMES},
         alignment=Alignment(
             reference,
-            "weight_matching",
+            method,
             Objective(2.0, 16.0, {"joint": (2.0, 12.0, 16.0)}),
             Permutations("mlp's own", True, False, 0.9996),
             groups,
             0.25,
+            saw,  # type: ignore[arg-type]
         ),
         barriers=tuple(barriers),
         merged={

@@ -39,6 +39,13 @@ def test_the_keys_are_those_of_the_format(make_report: Make) -> None:
         "spoke", "points",
     ]  # fmt: skip
     assert data["barriers"][0]["points"][1] == {"weights": [0.75, 0.25], "value": 0.375}
+    assert list(data["alignment"]) == [
+        "reference", "method", "objective", "permutations", "groups", "seconds", "saw",
+    ]  # fmt: skip
+    assert list(data["alignment"]["groups"][0]) == [
+        "name", "size", "moved", "objective", "similarity",
+    ]  # fmt: skip
+    assert data["alignment"]["groups"][0]["similarity"] == {"before": 0.25, "after": 0.75}
     assert data["alignment"]["groups"][0]["moved"] == {"a": 0, "b": 6, "c": 6}
     assert data["gates"][1]["passed"] is False
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from mergekit_perm.errors import RunError
 from mergekit_perm.report import Report, compare, render, render_comparison
 from mergekit_perm.report.compare import _blocks
-from mergekit_perm.report.model import Barrier, Point
+from mergekit_perm.report.model import Barrier, Change, Point
 from mergekit_perm.report.show import _encodable
 from mergekit_perm.report.terminal import alignment_sentences, exact, number
 
@@ -75,7 +75,58 @@ def test_alignment_that_did_nothing_says_so(make_report: Make) -> None:
     alignment = make_report(moved=0).alignment
     assert alignment is not None
     sentences = alignment_sentences(alignment, ["a", "b", "c"])
-    assert "It did nothing: every permutation found is the identity." in sentences
+    assert (
+        "It moved no neuron: every permutation found is the identity, so the networks lay as "
+        "close together already as weight_matching can bring them."
+    ) in sentences
+
+
+def test_a_method_that_saw_labels_is_told_from_one_without_data(make_report: Make) -> None:
+    words = {}
+    for saw in ("weights", "inputs", "labels"):
+        alignment = make_report(method="mixed", saw=saw).alignment
+        assert alignment is not None
+        words[saw] = alignment_sentences(alignment, ["a", "b", "c"])[1]
+    assert words == {
+        "weights": "It looked at weights alone, at no data.",
+        "inputs": "It looked at training INPUTS, at no label.",
+        "labels": "It looked at training inputs AND LABELS, which a method without data does not "
+        "have.",
+    }
+
+
+def test_what_the_inner_products_say_about_no_gain(make_report: Make) -> None:
+    alignment = make_report().alignment
+    assert alignment is not None
+    fallen = replace(alignment, objective=replace(alignment.objective, after=2.0))
+    sentence = "By their weights the networks lie no closer together than before."
+    assert sentence in alignment_sentences(fallen, ["a", "b", "c"])
+    assert sentence not in alignment_sentences(alignment, ["a", "b", "c"])
+
+
+def test_only_the_least_alike_groups_are_shown(make_report: Make) -> None:
+    report = make_report()
+    assert report.alignment is not None
+    groups = tuple(
+        replace(report.alignment.groups[0], name=f"layers.{i}", similarity=Change(0.0, 1 - i / 100))
+        for i in range(40)
+    )
+    alignment = replace(report.alignment, groups=groups)
+    text = shown(lambda console: render(replace(report, alignment=alignment), console))
+    block = text.partition("least alike groups")[2].partition("Loss barriers")[0]
+    names = [line.split()[0] for line in block.splitlines()[1:] if line]
+    assert names == [f"layers.{i}" for i in range(39, 29, -1)] + ["all"]
+    assert "all 40 groups" in block and "0.8050" in block
+
+
+def test_a_report_of_an_earlier_version_has_no_table_of_groups(make_report: Make) -> None:
+    data = make_report().to_json()
+    del data["alignment"]["saw"]
+    for group in data["alignment"]["groups"]:
+        del group["objective"], group["similarity"]
+    report = Report.from_json(data)
+    assert report.alignment is not None and report.alignment.saw == "weights"
+    assert "cosine" not in shown(lambda console: render(report, console))
 
 
 def test_a_trusted_spec_is_called_not_proven(make_report: Make) -> None:
@@ -99,13 +150,26 @@ def test_numbers() -> None:
 
 
 def test_comparison_side_by_side(make_report: Make) -> None:
-    first, second = make_report(), make_report(name="other")
+    first, second = make_report(), make_report(name="other", method="mixed", saw="labels")
     better = tuple(replace(b, barrier=b.barrier / 2) for b in second.barriers)
-    comparison = compare([first, replace(second, barriers=better)], split="test")
+    second = replace(second, barriers=better)
+    comparison = compare([first, second], split="test")
     check("comparison", shown(lambda console: render_comparison(comparison, console)))
     row = comparison.rows[0]
     assert (row.values, row.best) == ((0.5, 0.25), 0.25)
     assert comparison.to_json()["rows"][0]["differences"] == [None, -0.25]
+    assert comparison.to_json()["alignments"] == [
+        {"method": "weight_matching", "saw": "weights"},
+        {"method": "mixed", "saw": "labels"},
+    ]
+
+
+def test_a_run_without_alignment_has_none_to_compare(make_report: Make) -> None:
+    merged = replace(make_report(), alignment=None)
+    assert compare([merged, make_report()]).to_json()["alignments"][0] is None
+    text = shown(lambda console: render_comparison(compare([merged, make_report()]), console))
+    assert "  example (1)  none\n" in text
+    assert "alignment\n" not in shown(lambda c: render_comparison(compare([merged]), c))
 
 
 def test_many_runs_wrap_into_blocks_and_share_no_name(make_report: Make) -> None:
@@ -230,7 +294,7 @@ def test_the_objective_is_said_to_go_where_it_went(
     assert alignment is not None
     objective = replace(alignment.objective, before=before, after=after)
     sentences = alignment_sentences(replace(alignment, objective=objective), ["a", "b", "c"])
-    assert sentences[1].endswith(f"the sum of inner products of the weights {words}.")
+    assert sentences[2].endswith(f"the sum of inner products of the weights {words}.")
 
 
 def test_only_all_units_are_a_hundred_percent(make_report: Make) -> None:
@@ -238,7 +302,7 @@ def test_only_all_units_are_a_hundred_percent(make_report: Make) -> None:
     assert alignment is not None
     group = replace(alignment.groups[0], size=5000, moved={"a": 0, "b": 5000, "c": 4999})
     sentences = alignment_sentences(replace(alignment, groups=(group,)), ["a", "b", "c"])
-    assert sentences[1].startswith("It moved 9,999 of 10,000 units (99.9 %); ")
+    assert sentences[2].startswith("It moved 9,999 of 10,000 units (99.9 %); ")
 
 
 def test_a_comparison_of_infinite_barriers_is_valid_json(make_report: Make) -> None:

@@ -84,7 +84,12 @@ class TestLoading:
         (tmp_path / "weights" / "c.pth").touch()
         assert load(path).path("weights/c.pth") == tmp_path / "weights" / "c.pth"
 
-    @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=40))
+    # What names a network of the spec may stand as a reference.
+    @given(
+        st.text(alphabet=st.characters(codec="utf-8"), max_size=40).filter(
+            lambda text: text.strip() not in ("a", "b", "joint")
+        )
+    )
     def test_any_text_in_place_of_any_value(self, text: str) -> None:
         shown = text.replace("'", "''").replace("\n", " ")
         for line in ("train: '{}'", "align: {{reference: '{}'}}", "merge: [{{'{}': 1}}]"):

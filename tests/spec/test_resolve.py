@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mergekit_perm.spec import loads, resolved
+from mergekit_perm.spec import alignment, loads, resolved
 from mergekit_perm.yaml_document import dump, read
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,6}", fullmatch=True)
@@ -39,6 +40,37 @@ TRAIN = {
     ),
     "label_smoothing": SHARES,
 }
+
+
+OPTIONS_OF = {
+    "weight_matching": {
+        "order": st.sampled_from(["random", "forward"]),
+        "tolerance": AMOUNTS,
+        "max_sweeps": st.integers(0, 999),
+    },
+    "activation_matching": {"kernel": st.just("covariance"), "rows": st.integers(2, 999)},
+    "mixed": {"strength": AMOUNTS, "max_seconds": st.none() | st.floats(1, 9)},
+    "sinkhorn": {
+        "objective": st.sampled_from(["distance", "midpoint"]),
+        "temperature": st.floats(0.1, 9),
+    },
+}
+
+
+def alignments(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Draw the section `align`, with a method that is named or left out."""
+    common = {
+        "reference": st.sampled_from(["joint", *names]),
+        "seed": st.integers(0, 2**63 - 1),
+        "max_seconds": st.none() | st.floats(1e-3, 1e3),
+    }
+    return st.one_of(
+        st.fixed_dictionaries({}, optional=common),
+        *(
+            st.fixed_dictionaries({"method": st.just(method)}, optional={**common, **own})
+            for method, own in OPTIONS_OF.items()
+        ),
+    )
 
 
 @st.composite
@@ -85,17 +117,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
             "batch_size": st.integers(1, 999),
         },
     )
-    align = st.fixed_dictionaries(
-        {},
-        optional={
-            "reference": st.sampled_from(["joint", *names]),
-            "seed": seeds,
-            "restarts": st.integers(1, 9),
-            "order": st.sampled_from(["random", "forward"]),
-            "tolerance": AMOUNTS,
-            "max_sweeps": st.integers(1, 999),
-        },
-    )
+    align = alignments(names)
     data = st.just("digits") | st.fixed_dictionaries(
         {"source": TEXTS}, optional={"root": TEXTS, "options": OPTIONS}
     )
@@ -201,13 +223,18 @@ def test_every_default_is_written() -> None:
         "  label_smoothing: 0.0\n"
         "align:\n"
         "  reference: joint\n"
-        "  method: weight_matching\n"
+        "  method: mixed\n"
         "  permutations: auto\n"
         "  seed: 0\n"
         "  restarts: 2\n"
-        "  order: random\n"
-        "  tolerance: 1.0e-09\n"
+        "  steps: 100\n"
+        "  strength: 1.0\n"
+        "  ratio: 1.0\n"
+        "  count: 1024\n"
+        "  batch_size: 256\n"
+        "  rows: 2048\n"
         "  max_sweeps: 100\n"
+        "  max_seconds: null\n"
         "merge:\n"
         "- name: m\n"
         "  method: linear\n"
@@ -223,3 +250,16 @@ def test_every_default_is_written() -> None:
         "  batch_size: 512\n"
         "gates: []\n"
     )
+
+
+@pytest.mark.parametrize("method", alignment.ALIGNMENTS)
+def test_exactly_the_options_of_the_method_are_written(method: str) -> None:
+    spec = loads(
+        "format: perm-merge/run@1\nname: x\narchitecture: mlp\ndata: digits\n"
+        "networks: {a: {train: {seed: 0}}, b: {train: {seed: 1}}}\n"
+        f"align: {{method: {method}}}\n"
+    )
+    written = read(resolved(spec), file="f").data["align"]
+    expected = ["reference", "method", "permutations", *alignment.options_of(method)]
+    assert list(written) == expected
+    assert written["method"] == method and written["max_seconds"] is None

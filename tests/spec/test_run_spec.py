@@ -23,15 +23,23 @@ class TestDefaults:
     def test_sections_given_empty(self) -> None:
         spec = loads(TWO + "align: {}\nevaluate: {}\nmerge: [{name: m, method: linear}]\n")
         assert spec.align is not None
-        assert dict(spec.align) == {
-            "reference": "joint",
-            "method": "weight_matching",
-            "permutations": "auto",
+        assert spec.align.options == {
             "seed": 0,
             "restarts": 2,
-            "order": "random",
-            "tolerance": 1e-9,
+            "steps": 100,
+            "strength": 1.0,
+            "ratio": 1.0,
+            "count": 1024,
+            "batch_size": 256,
+            "rows": 2048,
             "max_sweeps": 100,
+            "max_seconds": None,
+        }
+        assert dict(spec.align) == {
+            "reference": "joint",
+            "method": "mixed",
+            "permutations": "auto",
+            **spec.align.options,
         }
         assert spec.evaluate is not None
         assert dict(spec.evaluate) == {
@@ -180,3 +188,42 @@ class TestValues:
         one.options["x"] = 1
         assert two.options == {}
         assert RunSpec.model_fields["options"].default_factory is dict
+
+
+class TestAlignment:
+    READ = "networks: {a: {checkpoint: 'hf-hub:o/a'}, b: {checkpoint: 'hf-hub:o/b'}}\n"
+    BARE = HEAD.replace("data: digits\n", "") + READ
+
+    @pytest.mark.parametrize(
+        ("text", "method", "looks_at"),
+        [
+            (TWO + "align: {}", "mixed", "labels"),
+            (TWO + "align: {method: null}", "mixed", "labels"),
+            (TWO + "align: {reference: a}", "weight_matching", "weights"),
+            (BARE + "align: {}", "weight_matching", "weights"),
+            (BARE + "align: {reference: a}", "weight_matching", "weights"),
+            (BARE + "align: {method: mixed}", "mixed", "weights"),
+            (TWO + "align: {method: mixed, reference: a}", "mixed", "labels"),
+            (TWO + "align: {method: merge_many}", "merge_many", "weights"),
+            (TWO + "align: {method: activation_matching}", "activation_matching", "inputs"),
+            (TWO + "align: {method: sinkhorn}", "sinkhorn", "weights"),
+            (TWO + "align: {method: sinkhorn, objective: midpoint}", "sinkhorn", "labels"),
+            (TWO + "align: {method: straight_through}", "straight_through", "labels"),
+            (BARE + "align: {method: sinkhorn}", "sinkhorn", "weights"),
+        ],
+    )
+    def test_the_method_and_what_it_looks_at(self, text: str, method: str, looks_at: str) -> None:
+        spec = loads(text)
+        assert spec.align is not None
+        assert (spec.align.method, spec.looks_at) == (method, looks_at)
+
+    def test_without_alignment_nothing_is_looked_at(self) -> None:
+        assert loads(TWO).looks_at == "weights"
+
+    def test_a_method_is_set_from_the_command_line_with_its_options(self) -> None:
+        overrides = ["align.method=sinkhorn", "align.temperature=0.5", "align.max_seconds=9"]
+        spec = loads(TWO + "align: {}\n", overrides=overrides)
+        assert spec.align is not None
+        assert spec.align.options["temperature"] == 0.5
+        assert spec.align.options["max_seconds"] == 9.0
+        assert spec.align.options["objective"] == "distance"

@@ -9,18 +9,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from pydantic import BaseModel
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from mergekit_perm import merge
 from mergekit_perm.align import JOINT as ALIGN_JOINT
 from mergekit_perm.align import METHODS, align
-from mergekit_perm.align.weight_matching import weight_matching
+from mergekit_perm.data import Split
 from mergekit_perm.mergekit import MERGEKIT_METHODS
-from mergekit_perm.spec import methods, models
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.spec import alignment, methods, models
 from mergekit_perm.spec.fields import Calibration
 from mergekit_perm.spec.problems import EXAMPLES, SECTIONS
 from mergekit_perm.spec.run_spec import JOINT, RunSpec
 from mergekit_perm.train import OPTIMIZERS, SCHEDULES, Recipe
+from tests.strategies import state_of
 
 
 def test_training_is_the_recipe() -> None:
@@ -78,14 +83,84 @@ def test_merge_methods() -> None:
         assert {name: recipe[name].default for name in fields} == dict(models.MergeParameters())
 
 
+# What a solver takes that is no option: networks, and what `align` gives it.
+GIVEN = {"states", "spec", "reference", "examples", "device", "progress"}
+
+
 def test_alignment_methods() -> None:
-    assert tuple(METHODS) == methods.ALIGNMENT_METHODS
+    assert tuple(METHODS) == methods.ALIGNMENT_METHODS == tuple(alignment.ALIGNMENTS)
     assert ALIGN_JOINT == JOINT
-    own = dict(models.AlignSpec())
-    del own["method"], own["permutations"]
-    signature = inspect.signature(weight_matching).parameters
-    assert {name: signature[name].default for name in own} == own
-    assert inspect.signature(align).parameters["method"].default == models.AlignSpec().method
+    for method, section in alignment.ALIGNMENTS.items():
+        assert section().method == method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_options_of_alignment_are_those_of_the_solver(method: str) -> None:
+    signature = inspect.signature(METHODS[method]).parameters
+    section = alignment.ALIGNMENTS[method]
+    defaults = {n: p.default for n, p in signature.items() if n not in GIVEN}
+    assert section().options == defaults
+    assert alignment.options_of(method) == list(section().options)
+    hints = typing.get_type_hints(METHODS[method])
+    for option in defaults:
+        assert _kinds(section.model_fields[option].annotation) == _kinds(hints[option]), option
+
+
+def _kinds(kind: Any) -> set[Any]:
+    """Return the types of a union, or the choices of a literal, without bounds."""
+    return {_core(part) for part in typing.get_args(kind)} or {kind}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bounds_are_those_of_the_solver(method: str) -> None:
+    """The least that the spec lets through is let through, and the next below is not."""
+    from mergekit_perm.errors import AlignmentError
+
+    spec = PermutationSpec.loads(
+        "format: perm-merge/permspec@1\ngroups: {g: 4}\naxes: {0.weight: [g, 3], 2.weight: [2, g]}"
+    )
+    module = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    states = {
+        name: state_of({"0.weight": (4, 3), "2.weight": (2, 4)}, seed)
+        for seed, name in enumerate("ab")
+    }
+    split = Split("train", TensorDataset(torch.randn(8, 3), torch.arange(8) % 2))
+    given: dict[str, Any] = {"model": module, "data": split}
+    given = given if alignment.ALIGNMENTS[method]().needs_data else {}
+    quick: dict[str, Any] = {
+        name: 1 for name in ("steps", "max_iterations") if name in alignment.options_of(method)
+    }
+    checked = 0
+    for option, field in alignment.ALIGNMENTS[method].model_fields.items():
+        least = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
+        if option not in alignment.options_of(method) or least is None:
+            continue
+        align(states, spec, method=method, **given, **{**quick, option: least})
+        if (method, option) == ("weight_matching", "tolerance"):
+            continue  # which takes any
+        with pytest.raises(AlignmentError, match=option):
+            align(states, spec, method=method, **given, **{**quick, option: least - 1})
+        checked += 1
+    assert checked > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_looks_at_data_takes_examples(method: str) -> None:
+    takes = "examples" in inspect.signature(METHODS[method]).parameters
+    objectives = ["distance", "midpoint"] if method == "sinkhorn" else [None]
+    section = alignment.ALIGNMENTS[method]
+    seen = {section(**({"objective": o} if o else {})).looks_at for o in objectives}
+    assert (seen != {"weights"}) == takes
+
+
+def test_the_default_method_of_python_is_that_of_a_spec() -> None:
+    assert inspect.signature(align).parameters["method"].default is None
+    source = inspect.getsource(align)
+    assert '"mixed" if reference == JOINT and data is not None else "weight_matching"' in source
+    for reference in (JOINT, "a"):
+        for has_data in (False, True):
+            found = alignment.default_method({"reference": reference}, has_data=has_data)
+            assert found == ("mixed" if reference == JOINT and has_data else "weight_matching")
 
 
 def test_calibrations() -> None:
@@ -96,10 +171,12 @@ def test_calibrations() -> None:
 
 def test_sections_are_all_there() -> None:
     assert dict(_sections(RunSpec, ())) == dict(SECTIONS)
+    assert {model.__base__ for model in alignment.ALIGNMENTS.values()} == {alignment.AlignSpec}
 
 
 def _sections(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
-    yield path, model
+    # The models of methods stand where `align` stands; what is common to them stands for them.
+    yield path, alignment.AlignSpec if issubclass(model, alignment.AlignSpec) else model
     for name, field in model.model_fields.items():
         for inner, repeated in _models(field.annotation):
             yield from _sections(inner, (*path, name, *(["*"] if repeated else [])))

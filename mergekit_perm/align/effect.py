@@ -1,0 +1,133 @@
+"""What alignment did, group by group: how far units moved, and how much alike they are now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mergekit_perm.align.descent import pairwise_objective
+from mergekit_perm.align.views import Carrier, Nested, State, View, element_rows, views
+from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.permutation import Permutation
+
+# Returns what every element of a group carries on one axis of one tensor: (elements, entries).
+_Rows = Callable[[State], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What alignment did to one group.
+
+    Attributes:
+        size: how many units the group has; a nested group has those of all blocks.
+        moved: by network, how many of them are elsewhere now.
+        objective_before: the sum over all pairs of networks of the inner product of the tensors
+            that carry the group, as given.
+        objective: the same after alignment.
+        similarity_before: the mean over pairs of networks and over units of the cosine of all that
+            the unit carries in the two, as given; of nothing but zeros it is 0.
+        similarity: the same after alignment.
+    """
+
+    size: int
+    moved: dict[str, int]
+    objective_before: float
+    objective: float
+    similarity_before: float
+    similarity: float
+
+
+def inner_products(states: Mapping[str, State], tensors: Sequence[str]) -> dict[str, float]:
+    """Return, for each of `tensors`, the sum of its inner products over all pairs of networks."""
+    return {
+        tensor: pairwise_objective({name: {tensor: s[tensor]} for name, s in states.items()})
+        for tensor in tensors
+    }
+
+
+def effects(
+    spec: PermutationSpec,
+    permutations: Mapping[str, Mapping[str, Permutation]],
+    given: Mapping[str, State],
+    aligned: Mapping[str, State],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> dict[str, Effect]:
+    """Return what alignment did to every group of bound `spec`.
+
+    Args:
+        spec: the permutation spec, bound to the shapes of the networks.
+        permutations: by network and group.
+        given: the networks as they were, by name.
+        aligned: the networks as they are now.
+        before: the `inner_products` of the tensors that are compared, as given.
+        after: the same after alignment.
+    """
+    seen = {view.group: view for view in views(spec, list(before))}
+    found = {}
+    for name, group in spec.groups.items():
+        # A nested group has its elements in the view of the group that it lies within.
+        view = seen[name if group.within is None else group.within]
+        parts = list(_parts(view, None if group.within is None else name))
+        tensors = dict.fromkeys(tensor for tensor, _ in parts)
+        rows = [part for _, part in parts]
+        found[name] = Effect(
+            size=spec.groups.length(name),
+            moved={network: own[name].moved for network, own in permutations.items()},
+            objective_before=math.fsum(before[tensor] for tensor in tensors),
+            objective=math.fsum(after[tensor] for tensor in tensors),
+            similarity_before=_similarity(list(given.values()), rows),
+            similarity=_similarity(list(aligned.values()), rows),
+        )
+    return found
+
+
+def _parts(view: View, nested_group: str | None) -> Iterator[tuple[str, _Rows]]:
+    """Yield every tensor that carries the group, with what returns the rows of its elements."""
+    for carrier in view.carriers:
+        if nested_group is None:
+            yield carrier.tensor, _own_rows(carrier, view.size)
+        for nested in carrier.nested:
+            if nested.group == nested_group:
+                yield carrier.tensor, _inner_rows(carrier, nested)
+
+
+def _own_rows(carrier: Carrier, size: int) -> _Rows:
+    return lambda state: carrier.blocks(state[carrier.tensor].double()).reshape(size, -1)
+
+
+def _inner_rows(carrier: Carrier, nested: Nested) -> _Rows:
+    """Return what gives the rows of all inner elements, block after block."""
+    place = 1 if nested.dim < 0 else carrier.place(nested)
+
+    def rows(state: State) -> torch.Tensor:
+        blocks = carrier.blocks(state[carrier.tensor].double())
+        return element_rows(blocks, place, nested.table).flatten(0, 1)
+
+    return rows
+
+
+def _similarity(states: Sequence[State], parts: Sequence[_Rows]) -> float:
+    """Return the mean cosine over pairs and elements.
+
+    For n unit vectors the mean over pairs is (|sum|^2 - n) / (n (n - 1)), which takes one sum, and
+    not as many products as there are pairs.
+    """
+    if not parts:
+        return 0.0
+    scales = []
+    for state in states:
+        squares = torch.stack([rows(state).square().sum(1) for rows in parts]).sum(0)
+        scales.append(torch.where(squares > 0, squares, torch.inf).rsqrt())
+    lengths = torch.zeros_like(scales[0])
+    for rows in parts:
+        units = (rows(s) * scale[:, None] for s, scale in zip(states, scales, strict=True))
+        whole = next(units)
+        for unit in units:
+            whole += unit
+        lengths += whole.square().sum(1)
+    n, nonzero = len(states), torch.stack(scales).gt(0).sum(0)
+    return float(((lengths - nonzero) / (n * (n - 1))).mean())

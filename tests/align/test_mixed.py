@@ -1,0 +1,204 @@
+"""Mixed alignment: lower barriers than its parts, the parts themselves, and what it promises."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mergekit_perm import checkpoints, data, derive, networks, train
+from mergekit_perm.align import Family, align
+from mergekit_perm.align.balance import balanced
+from mergekit_perm.align.evidence import of_tensors, of_weights
+from mergekit_perm.align.examples import Examples
+from mergekit_perm.align.mixtures import Excess, loss, mixture, points
+from mergekit_perm.axes import Fixed
+from mergekit_perm.errors import AlignmentError
+from mergekit_perm.permspec import PermutationSpec
+
+torch.set_num_threads(1)
+
+State = dict[str, torch.Tensor]
+
+MLP: tuple[str, dict[str, Any]] = (
+    "mlp",
+    {"in_features": 64, "hidden": [16, 16], "num_classes": 10},
+)
+RESNET: tuple[str, dict[str, Any]] = (
+    "resnet_cifar",
+    {"depth": 8, "width": 4, "norm": "batch_norm", "num_classes": 10, "in_chans": 1, "img_size": 8},
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Data:
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def states(digits: data.Data) -> dict[str, State]:
+    found = {}
+    for seed, name in enumerate("abc"):
+        module = networks.build(*MLP, seed=seed)
+        train.fit(module, digits.splits["train"], train.Recipe(epochs=8, noise=0.1), seed=seed)
+        found[name] = {k: v.detach().clone() for k, v in module.state_dict().items()}
+    return found
+
+
+def spec_of(architecture: str, options: dict[str, Any]) -> PermutationSpec:
+    shapes = checkpoints.shapes(networks.build(architecture, options, seed=0))
+    return derive.find(architecture, options, shapes).spec
+
+
+def aligned(
+    states: dict[str, State],
+    digits: data.Data,
+    method: str = "mixed",
+    network: tuple[str, dict[str, Any]] = MLP,
+    **options: Any,
+) -> Family:
+    return align(
+        states, spec_of(*network), method=method, model=networks.build(*network, seed=0),
+        data=digits, **options,
+    )  # fmt: skip
+
+
+def excess(family: Family, states: dict[str, State], digits: data.Data) -> float:
+    module = networks.build(*MLP, seed=0).eval()
+    examples = Examples(module, digits.splits["test"], torch.device("cpu"))
+    return Excess(examples, list(states.values()), count=450, seed=0)(list(family.states.values()))
+
+
+def test_barriers_are_lower_than_by_weights_or_activations_alone(
+    states: dict[str, State], digits: data.Data
+) -> None:
+    mixed = excess(aligned(states, digits, steps=40), states, digits)
+    for method, share in {"weight_matching": 0.7, "activation_matching": 0.9}.items():
+        assert mixed < share * excess(aligned(states, digits, method), states, digits)
+    assert mixed < excess(aligned(states, digits, steps=0), states, digits)
+
+
+def test_the_excess_never_rises_and_labels_were_seen(
+    states: dict[str, State], digits: data.Data
+) -> None:
+    family = aligned(states, digits, steps=10, restarts=2)
+    trace = family.traces["joint"]
+    assert family.saw == "labels"
+    assert all(later <= earlier for earlier, later in itertools.pairwise(trace))
+    assert len(trace) == 2 * (4 + 10)
+
+
+@pytest.mark.parametrize("reference", ["joint", "b"])
+def test_the_reference_stays_and_functions_do(
+    states: dict[str, State], digits: data.Data, reference: str
+) -> None:
+    family = aligned(states, digits, steps=5, reference=reference)
+    anchor = "a" if reference == "joint" else reference
+    assert list(family.states) == ["a", "b", "c"]
+    assert all(torch.equal(family.states[anchor][t], v) for t, v in states[anchor].items())
+    module, inputs = networks.build(*MLP, seed=0).eval(), next(digits.splits["test"].batches(5))[0]
+    for name, state in states.items():
+        before, after = (
+            torch.func.functional_call(module, each, (inputs,))
+            for each in (state, family.states[name])
+        )
+        assert torch.allclose(before, after, atol=1e-4)
+    assert family.traces.keys() == ({"joint"} if reference == "joint" else {"a", "c"})
+
+
+def test_one_seed_gives_one_result(states: dict[str, State], digits: data.Data) -> None:
+    one, same, other = (
+        aligned(states, digits, steps=6, restarts=1, seed=seed) for seed in (3, 3, 4)
+    )
+    assert one.permutations == same.permutations
+    assert one.permutations != other.permutations
+
+
+def test_without_data_it_looks_at_weights_alone(states: dict[str, State]) -> None:
+    family = align(states, spec_of(*MLP), method="mixed", restarts=1)
+    assert family.saw == "weights"
+    by_weights = align(states, spec_of(*MLP), method="weight_matching", restarts=2)
+    assert family.permutations == by_weights.permutations
+
+
+def test_time_that_is_over_ends_it_with_the_best_so_far(
+    states: dict[str, State], digits: data.Data
+) -> None:
+    family = aligned(states, digits, max_seconds=0, steps=10**6)
+    assert family.seconds < 5
+    assert len(family.traces["joint"]) == 4
+
+
+def test_batch_norm_is_estimated_and_nothing_given_changes(digits: data.Data) -> None:
+    states = {}
+    for seed, name in enumerate("ab"):
+        module = networks.build(*RESNET, seed=seed)
+        train.fit(module, digits.splits["train"], train.Recipe(epochs=1), seed=seed)
+        states[name] = {k: v.detach().clone() for k, v in module.state_dict().items()}
+    kept = {n: {k: v.clone() for k, v in state.items()} for n, state in states.items()}
+    family = aligned(states, digits, network=RESNET, steps=4, restarts=1)
+    for name, state in states.items():
+        assert all(torch.equal(value, kept[name][tensor]) for tensor, value in state.items())
+        running = "norm1.running_mean"
+        assert torch.equal(family.states[name][running].sort()[0], state[running].sort()[0])
+    assert family.traces["joint"][-1] <= family.traces["joint"][0]
+
+
+def test_options_out_of_range(states: dict[str, State], digits: data.Data) -> None:
+    for option, value in {"steps": -1, "strength": -0.5, "ratio": -1.0, "count": 1}.items():
+        with pytest.raises(AlignmentError, match=f"^{option} must be at least"):
+            aligned(states, digits, **{option: value})
+
+
+# ------------------------------------------------------------------------------------------ parts
+
+
+def test_points_stand_for_all_mixtures() -> None:
+    assert points(2) == [(0.5, 0.5), (0.75, 0.25), (0.25, 0.75)]
+    three = points(3)
+    assert len(three) == 7
+    assert {tuple(sorted(point)) for point in three[1:4]} == {(0.0, 0.5, 0.5)}
+    assert len(set(three)) == 7
+    assert all(sum(point) == pytest.approx(1) for count in (2, 3, 7) for point in points(count))
+
+
+def test_mixtures_are_weighted_sums_and_counters_those_of_the_first() -> None:
+    one = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}
+    other = {"w": torch.tensor([5.0, 0.0]), "n": torch.tensor(7)}
+    found = mixture([one, other], (0.25, 0.75))
+    assert found["w"].tolist() == [4.0, 0.5]
+    assert found["n"].item() == 3
+
+
+def test_the_loss_of_a_batch_norm_network_writes_into_nothing(digits: data.Data) -> None:
+    module = networks.build(*RESNET, seed=0).eval()
+    examples = Examples(module, digits.splits["train"], torch.device("cpu"))
+    state = {k: v.clone() for k, v in module.state_dict().items()}
+    inputs, labels = next(examples.batches(64, 64))
+    with torch.no_grad():
+        value = float(loss(examples, state, inputs, labels))
+        logits = module.train()(inputs)
+        expected = float(torch.nn.functional.cross_entropy(logits, labels))
+    assert value == pytest.approx(expected, 1e-5)
+    assert int(state["norm1.num_batches_tracked"]) == 0
+
+
+def test_balanced_evidence_counts_as_the_ratio_says() -> None:
+    spec = PermutationSpec.loads(
+        "format: perm-merge/permspec@1\ngroups: {g: 6}\naxes: {w: [g, 5]}\n"
+    ).bind({"w": (6, 5)})
+    generator = torch.Generator().manual_seed(0)
+    states = {n: {"w": torch.randn(6, 5, generator=generator)} for n in "ab"}
+    weights = of_weights(states, spec)
+    larger = {n: {"v": 100 * torch.randn(6, 9, generator=generator)} for n in "ab"}
+    more = of_tensors(spec, {"v": (spec.axes["w"][0], Fixed(9))}, larger)
+    both = balanced(weights, more, 3.0)
+    sizes = {
+        tensor: float((both.states["a"][tensor] @ both.states["b"][tensor].T).abs().mean())
+        for tensor in ("w", "v")
+    }
+    assert sizes["v"] == pytest.approx(3 * sizes["w"], rel=1e-4)
+    assert np.isfinite(list(sizes.values())).all()

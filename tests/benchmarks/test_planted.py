@@ -1,0 +1,67 @@
+"""Planted permutations of every shipped timm architecture up to 30 M parameters.
+
+    pytest -m bench tests/benchmarks/test_planted.py
+
+A network against a permuted copy with noise. Figures that are there already are not measured again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mergekit_perm as pm
+from mergekit_perm import checkpoints, derive, networks, shipped
+from tests.benchmarks import results
+
+LARGEST = 30_000_000
+NOISES = (0.0, 0.3, 1.0)
+METHODS = ("weight_matching",)
+
+
+def planted(name: str, method: str, noise: float) -> dict[str, Any] | None:
+    module = networks.build(name, {}, seed=0)
+    if sum(p.numel() for p in module.parameters()) > LARGEST:
+        return None
+    state = {key: value.clone() for key, value in module.state_dict().items()}
+    spec = derive.find(name, {}, checkpoints.shapes(module)).spec
+    generator = torch.Generator().manual_seed(0)
+    # A fresh network has channels no one can tell apart: scales of 1, biases of 0.
+    for key, value in state.items():
+        if key in spec.axes and value.is_floating_point() and value.ndim == 1:
+            value += 0.1 * torch.randn(value.shape, generator=generator)
+    member = spec.random(generator=np.random.default_rng(1))
+    copy = spec.apply(member, state)
+    for value in copy.values():
+        if value.is_floating_point() and value.numel() > 1:
+            deviation = value.std()
+            value += noise * deviation * torch.randn(value.shape, generator=generator)
+    began = time.perf_counter()
+    family = pm.align({"a": state, "b": copy}, spec, reference="a", method=method)
+    found = family.permutations["b"]
+    return {
+        "architecture": name, "method": method, "noise": noise, "groups": len(member),
+        "recovered": sum(found[group] == p.inverse() for group, p in member.items()),
+        "seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(4 * 3600)
+def test_planted_permutations_come_back() -> None:
+    torch.set_num_threads(1)
+    rows = results.kept("planted")
+    done = {(row["architecture"], row["method"], row["noise"]) for row in rows}
+    names = [n for n in shipped.architecture_specs() if n not in networks.BUILTINS]
+    for name in names:
+        for method in METHODS:
+            for noise in NOISES:
+                if (name, method, noise) not in done and (row := planted(name, method, noise)):
+                    rows.append(row)
+        results.keep("planted", rows)
+    lost = [r for r in rows if r["recovered"] < r["groups"]]
+    assert not lost, [(r["architecture"], r["noise"], r["recovered"], r["groups"]) for r in lost]
