@@ -4,7 +4,8 @@ import inspect
 import sys
 from types import ModuleType
 
-from mergekit_perm.align.family import JOINT, Family, align
+from mergekit_perm.align.family import Family, align
+from mergekit_perm.align.given import JOINT
 from mergekit_perm.align.methods import METHODS
 from mergekit_perm.align.sequences import Sequences, align_sequences
 from mergekit_perm.align.stacked import stacked

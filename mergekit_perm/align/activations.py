@@ -8,6 +8,7 @@ belongs to an expression of the spec if permuting it gives one run's tensor from
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -185,7 +186,7 @@ def standardised(rows: torch.Tensor, kernel: Kernel) -> torch.Tensor:
         rows = rows - rows.mean(dim=0)
     if kernel == "correlation":
         rows = rows * _inverse(rows.square().mean(dim=0).sqrt())
-    return rows / len(rows) ** 0.5
+    return rows / math.sqrt(len(rows))
 
 
 def _inverse(deviation: torch.Tensor) -> torch.Tensor:

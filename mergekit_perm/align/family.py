@@ -17,6 +17,7 @@ from mergekit_perm import devices
 from mergekit_perm.align.effect import Effect, effects, inner_products
 from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
+from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
 from mergekit_perm.align.methods import METHODS
 from mergekit_perm.align.solution import Saw
 from mergekit_perm.align.views import State
@@ -25,8 +26,6 @@ from mergekit_perm.errors import AlignmentError, suggest
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
 from mergekit_perm.progress import Progress, silent
-
-JOINT = "joint"
 
 # What every method takes, or may take, that is no option of its own.
 _NO_OPTIONS = frozenset({"states", "spec", "reference", "progress", "examples", "device"})
@@ -147,26 +146,16 @@ def _examples(
 def _check(
     states: Mapping[str, State], reference: str, method: str, options: Mapping[str, Any]
 ) -> None:
-    if len(states) < 2:
-        raise AlignmentError(f"alignment needs at least two networks, found {len(states)}")
-    if JOINT in states:
-        raise AlignmentError(f"a network cannot be called '{JOINT}': that names the reference")
-    if reference != JOINT and reference not in states:
-        raise AlignmentError(
-            f"reference '{reference}' is no network of this run{suggest(reference, states)}; "
-            f"known: {', '.join(states)}, or {JOINT}"
-        )
+    check_names(states, reference)
     if method not in METHODS:
         raise AlignmentError(
             f"unknown alignment method '{method}'{suggest(method, METHODS)}; "
             f"known: {', '.join(METHODS)}"
         )
-    known = inspect.signature(METHODS[method]).parameters.keys() - _NO_OPTIONS
-    for option in options:
-        if option not in known:
-            raise AlignmentError(f"{method} has no option '{option}'{suggest(option, known)}")
+    check_known(METHODS[method], options, but=_NO_OPTIONS)
     _check_shapes(states)
-    _check_finite(states)
+    for network, state in states.items():
+        check_finite(f"network '{network}'", state)
 
 
 def _check_shapes(states: Mapping[str, State]) -> None:
@@ -183,15 +172,4 @@ def _check_shapes(states: Mapping[str, State]) -> None:
                 raise AlignmentError(
                     f"networks '{first}' and '{network}' have different shapes of {name}: "
                     f"{list(shapes[name])} and {list(tensor.shape)}"
-                )
-
-
-def _check_finite(states: Mapping[str, State]) -> None:
-    for network, state in states.items():
-        for name, tensor in state.items():
-            wrong = int((~torch.isfinite(tensor)).sum())
-            if wrong:
-                raise AlignmentError(
-                    f"network '{network}': {wrong} of {tensor.numel()} values of {name} are not "
-                    "finite; such a network cannot be aligned"
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Any
 import torch
 
 from mergekit_perm import devices
-from mergekit_perm.align.family import JOINT
+from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
 from mergekit_perm.align.stacked import CheckpointWeights, common_length, stacked
 from mergekit_perm.align.views import State
-from mergekit_perm.errors import AlignmentError, suggest
+from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
 from mergekit_perm.progress import Progress, silent
@@ -110,25 +109,14 @@ def align_sequences(
 def _check(
     sequences: Mapping[str, Sequence[State]], reference: str, options: Mapping[str, Any]
 ) -> None:
-    if len(sequences) < 2:
-        raise AlignmentError(f"alignment needs at least two networks, found {len(sequences)}")
-    if JOINT in sequences:
-        raise AlignmentError(f"a network cannot be called '{JOINT}': that names the reference")
-    if reference != JOINT and reference not in sequences:
-        raise AlignmentError(
-            f"reference '{reference}' is no network of this run{suggest(reference, sequences)}; "
-            f"known: {', '.join(sequences)}, or {JOINT}"
-        )
-    known = inspect.signature(stacked).parameters.keys() - {"sequences", "spec"}
-    for option in options:
-        if option not in known:
-            raise AlignmentError(f"stacked has no option '{option}'{suggest(option, known)}")
+    check_names(sequences, reference)
+    check_known(stacked, options, but=("sequences", "spec"))
     common_length(sequences)
     different = mismatch(dict(_checkpoints(sequences)))
     if different:
         raise AlignmentError(different)
     for checkpoint, state in _checkpoints(sequences):
-        _check_finite(checkpoint, state)
+        check_finite(f"checkpoint '{checkpoint}'", state)
 
 
 def _checkpoints(sequences: Mapping[str, Sequence[State]]) -> Iterator[tuple[str, State]]:
@@ -136,13 +124,3 @@ def _checkpoints(sequences: Mapping[str, Sequence[State]]) -> Iterator[tuple[str
     for name, sequence in sequences.items():
         for s, state in enumerate(sequence):
             yield f"{name}[{s}]", state
-
-
-def _check_finite(checkpoint: str, state: State) -> None:
-    for name, tensor in state.items():
-        wrong = int((~torch.isfinite(tensor)).sum())
-        if wrong:
-            raise AlignmentError(
-                f"checkpoint '{checkpoint}': {wrong} of {tensor.numel()} values of {name} are not "
-                "finite; such a network cannot be aligned"
-            )

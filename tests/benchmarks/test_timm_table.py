@@ -142,6 +142,28 @@ def test_a_job_adds_to_what_is_known(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------- the results
 
 
+def test_what_was_measured_elsewhere_is_in_the_archive(tmp_path: Path) -> None:
+    archive = tmp_path / "all.jsonl.gz"
+    first = Results(tmp_path / "one", archive)
+    reasons = {"fixed": ["head.*: output"], "groups": 3}
+    first.append({"architecture": "low", "derived": {**reasons, "coverage": 0.5}})
+    first.append({"architecture": "high", "derived": {**reasons, "coverage": 1.0}})
+    first.keep()
+    other = Results(tmp_path / "other", archive)
+    assert other.read()["low"]["derived"] == {**reasons, "coverage": 0.5}
+    assert other.read()["high"]["derived"] == {"groups": 3, "coverage": 1.0}
+    other.append({"architecture": "low", "failure": "newer"})
+    assert other.read()["low"] == {"architecture": "low", "failure": "newer"}
+    assert Results(tmp_path / "other").read().keys() == {"low"}
+
+
+def test_a_spec_that_is_not_there_is_derived_again_to_be_verified(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.append({"architecture": "small_a", "skipped": "derived only", "derived": {}})
+    (job,) = due(["small_a"], results, NAMES, Choices())
+    assert (job.derive, job.verify) == (True, True)
+
+
 def test_results_keep_the_latest_record_and_skip_a_line_cut_short(tmp_path: Path) -> None:
     results = Results(tmp_path / "new")
     assert results.read() == {}
@@ -262,6 +284,7 @@ def test_a_run_goes_on_where_it_was_and_writes_the_table(
     monkeypatch.setattr(timm_table, "registry", lambda folder: NAMES)
     monkeypatch.setattr(timm_table, "worker_command", lambda folder, memory: worker(tmp_path))
     given = ["--results", str(tmp_path), "--table", str(tmp_path / "TABLE.md")]
+    given += ["--archive", str(tmp_path / "all.jsonl.gz")]
     Results(tmp_path).append(record())
     assert timm_table.main(["small_a", "fail_1", *given]) == 1
     assert "[1/1, 0 s] fail_1: failed to derive: no" in capsys.readouterr().err
@@ -275,6 +298,7 @@ def test_a_run_goes_on_where_it_was_and_writes_the_table(
 def test_the_worker_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_table, "registry", lambda folder: NAMES)
     given = ["--results", str(tmp_path), "--table", str(tmp_path / "TABLE.md")]
+    given += ["--archive", str(tmp_path / "all.jsonl.gz")]
     assert timm_table.main(["mlp", *given, "--derive-only"]) == 0
     assert timm_table.main(["mlp", "unheard_of", *given]) == 1
     records = Results(tmp_path).read()

@@ -11,6 +11,7 @@ then, for every job, parts of its record, `{"stage": "verify"}` when it begins s
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -77,21 +78,45 @@ def engine() -> str:
     return content.hexdigest()[:12]
 
 
-class Results:
-    """The results folder: a line of JSON for every finished job, and the specs as YAML."""
+# The coverage from which nobody asks what stays fixed.
+_FULL = 0.99
 
-    def __init__(self, folder: Path) -> None:
+
+class Results:
+    """The results folder: a line of JSON for every finished job, and the specs as YAML.
+
+    Measuring all names takes hours; what was measured elsewhere is in `archive`, if there is one.
+    """
+
+    def __init__(self, folder: Path, archive: Path | None = None) -> None:
         self.folder = folder
         self.path = folder / "results.jsonl"
+        self.archive = archive
 
     def read(self) -> dict[str, Record]:
         """Return the latest record of every architecture, by name."""
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        if self.archive is not None and self.archive.exists():
+            lines = gzip.decompress(self.archive.read_bytes()).splitlines() + lines
         records: dict[str, Record] = {}
-        for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
+        for line in lines:
             with suppress(ValueError):  # a line cut short when a run was killed
                 record = json.loads(line)
                 records[record["architecture"]] = record
         return dict(sorted(records.items()))
+
+    def keep(self) -> None:
+        """Put all records in the archive, without the reasons that the specs have as well."""
+        if self.archive is None:
+            return
+        lines = []
+        for record in self.read().values():
+            derived = record.get("derived", {})
+            if derived.get("coverage", 0) >= _FULL:
+                record = {**record, "derived": {k: v for k, v in derived.items() if k != "fixed"}}
+            lines.append(json.dumps(record))
+        content = gzip.compress("\n".join(lines).encode(), mtime=0)
+        self.archive.write_bytes(content)
 
     def append(self, record: Record) -> None:
         """Add the record of a finished job."""

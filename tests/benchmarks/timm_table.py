@@ -5,7 +5,8 @@
     python -m tests.benchmarks.timm_table resnet50 vit_tiny_patch16_224
     python -m tests.benchmarks.timm_table --write               the table alone
 
-What is done already is not done again: results and specs are kept in the results folder.
+What is done already is not done again: results and specs are kept in the results folder, and the
+results in timm_results.jsonl.gz beside this file as well whenever the table is written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.benchmarks.timm_registry import ROOT, Registry, families, registry
 from tests.benchmarks.timm_rendering import table, verdict
 
 TABLE = ROOT / "specs" / "architectures" / "TABLE.md"
+ARCHIVE = Path(__file__).with_name("timm_results.jsonl.gz")
 
 # Verification holds about as many copies of the weights, of eight bytes each.
 _COPIES = 4
@@ -77,6 +79,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add("names", nargs="*", help="families, all, or architectures")
     add("--results", type=Path, default=ROOT / "out" / "timm_table", help="the results folder")
     add("--table", type=Path, default=TABLE, help="the file to write")
+    add("--archive", type=Path, default=ARCHIVE, help="the file that keeps all results")
     add("--write", action="store_true", help="write the table from the results there are")
     add("--no-table", action="store_true", help="leave the table as it is")
     add("--jobs", type=int, default=1, help="how many architectures at once")
@@ -103,9 +106,10 @@ def due(
         skipped = choices.skipped(names[name].parameters if name in names else 0)
         if record is None or choices.again(record):
             yield Job(name, verify=not skipped, start={"skipped": skipped} if skipped else {})
-        elif "skipped" in record and not skipped and results.spec_path(name).exists():
+        elif "skipped" in record and not skipped:
             rest = {key: value for key, value in record.items() if key != "skipped"}
-            yield Job(name, derive=False, start=rest)
+            there = results.spec_path(name).exists()
+            yield Job(name, derive=False, start=rest) if there else Job(name)
 
 
 def asked(words: Iterable[str], names: Registry) -> list[str]:
@@ -118,7 +122,7 @@ def asked(words: Iterable[str], names: Registry) -> list[str]:
 def main(given: Sequence[str] | None = None) -> int:
     """Do what is asked for; return 1 if a job failed, else 0."""
     options = arguments(given)
-    results = Results(options.results)
+    results = Results(options.results, options.archive)
     names = registry(options.results)
     try:
         failed = sum("failure" in record for record in _measured(options, results, names))
@@ -128,6 +132,7 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.exit("stopped; what is done is kept")
     _mention_stale(results.read())
     if not options.no_table:
+        results.keep()
         options.table.write_text(table(results.read(), names), encoding="utf-8")
     return int(failed > 0)
 
