@@ -77,5 +77,5 @@ def activation_matching(
             states, spec, examples, kernel=kernel, count=count, batch_size=batch_size, rows=rows,
             seed=seed,
         )  # fmt: skip
-    found = Search(evidence, settings, seed).match(reference, restarts=restarts)
+    found = Search(evidence, settings, seed, cooling=0).match(reference, restarts=restarts)
     return replace(found, saw="inputs")

@@ -147,14 +147,14 @@ class _Choice:
         self, weights: Evidence, shown: Evidence, both: Evidence, start: int, anchor: str | None
     ) -> Iterator[Members]:
         """Yield where descents on either kind of evidence and on both end."""
-        by_weight, by_response = (
-            Search(each, self.settings, self.seed + start) for each in (weights, shown)
-        )
+        seed = self.seed + start
+        by_weight = Search(weights, self.settings, seed)
+        by_response = Search(shown, self.settings, seed, cooling=0)
         yield by_weight.match(anchor or "joint", restarts=1).members
         responses = by_response.match(anchor or "joint", restarts=1).members
         yield responses
         for evidence in (weights, both):
-            search = Search(evidence, self.settings, self.seed + start)
+            search = Search(evidence, self.settings, seed)
             descent = search.descent(responses, start, anchor=anchor)
             descent.descend("weights and activations")
             yield descent.members

@@ -66,7 +66,12 @@ def test_sites_of_an_mlp_are_what_layers_take_in() -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["test_vit", "test_resnet", "test_efficientnet", "densenet121", "levit_128s"]
+    "architecture",
+    [
+        "test_vit",
+        "test_resnet",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("densenet121", "levit_128s")),
+    ],
 )
 def test_every_group_of_a_timm_network_shows(architecture: str) -> None:
     spec = spec_of(architecture, {})

@@ -105,7 +105,7 @@ def test_permuted_copies_are_alike() -> None:
     assert align({"a": state, "b": state}, SPEC).groups["g"].moved == {"a": 0, "b": 0}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems())
 def test_moving_all_networks_together_changes_no_similarity(
     problem: tuple[PermutationSpec, dict[str, torch.Tensor]],

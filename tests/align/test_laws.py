@@ -143,8 +143,9 @@ def test_joint_alignment_does_not_mind_how_the_networks_stand() -> None:
     generator = np.random.default_rng(5)
     common = case.spec.random(generator=generator)
     moved = {n: case.spec.apply(common, state) for n, state in states.items()}
-    one = align(states, case.spec, order="forward", restarts=1)
-    other = align(moved, case.spec, order="forward", restarts=1)
+    # The noise of cooling does not move along.
+    one = align(states, case.spec, order="forward", cooling=0)
+    other = align(moved, case.spec, order="forward", cooling=0)
     assert other.objective == pytest.approx(one.objective, rel=1e-9)
     for n, state in one.states.items():
         expected = case.spec.apply(common, state)
