@@ -109,7 +109,8 @@ def mlp(width: int, depth: int = 4) -> Kind:
     With the default learning rate of 0.1 two of three networks of width 16 fail.
     """
     options = {"in_features": 64, "hidden": [width] * depth, "num_classes": 10}
-    return Kind(f"MLP, depth {depth}, width {width}", "mlp", options, {"noise": 0.1, "learning_rate": 0.05})
+    recipe = {"noise": 0.1, "learning_rate": 0.05}
+    return Kind(f"MLP, depth {depth}, width {width}", "mlp", options, recipe)
 
 
 def resnet(width: int) -> Kind:
