@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from mergekit_perm.permutation import Indices
 
-Similarity = npt.NDArray[np.float64]
+Similarity = npt.NDArray[np.floating[Any]]
 
 
 def assign(similarity: Similarity) -> Indices:

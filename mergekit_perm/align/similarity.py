@@ -52,10 +52,9 @@ class KeptSimilarity:
             if self._seen.get(carrier.tensor) is not tensor:
                 self._add(carrier, reference[carrier.tensor], tensor)
         self._seen = {tensor: state[tensor] for tensor in self.view.tensors}
-        similarity = np.zeros((self.view.size, self.view.size))
-        if self.matrix is not None:
-            similarity += self.matrix.double().cpu().numpy()
-        return {self.view.group: assign(similarity)}
+        if self.matrix is None:
+            return {self.view.group: np.arange(self.view.size)}
+        return {self.view.group: assign(self.matrix.cpu().numpy())}
 
     def moved(self, move: Indices, state: State) -> None:
         """Take note that the group itself has moved, and nothing else since `best_moves`."""

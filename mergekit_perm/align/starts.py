@@ -13,8 +13,8 @@ from mergekit_perm.align.evidence import Evidence
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.permutation import Indices
 
-# How many sweeps it takes to see which of two starts ends higher.
-_RACE = 2
+# The share by which settled groups must be ahead to have found what networks have in common.
+_CLEARLY = 0.01
 
 # The noise that cooling begins with: half the size of what a network is matched to.
 _NOISE = 0.5
@@ -91,14 +91,14 @@ class Search:
     def _race(self, members: Members, anchor: str, task: str) -> list[Descent]:
         """Return the descents from settled groups and from `members`, the more promising first.
 
-        Which one is higher at the end shows after two sweeps: settling finds what networks have in
-        common and makes a worse start where they have nothing.
+        Settling finds what networks have in common, and makes a worse start where that is little.
+        It has found something if it is clearly above what one sweep from `members` reaches.
         """
         settled, plain = (self.descent(members, start, anchor=anchor) for start in range(2))
         settled.settle()
-        for descent in (settled, plain):
-            descent.descend(task, until=_RACE)
-        return sorted((settled, plain), key=lambda descent: -descent.trace[-1])
+        plain.descend(task, until=1)
+        found = settled.trace[-1] - plain.trace[-1] > _CLEARLY * abs(plain.trace[-1])
+        return [settled, plain] if found else [plain, settled]
 
     def _best(self, starts: Iterable[Descent], task: str, restarts: int) -> Descent:
         """Descend from `starts`, then from random members; return the highest objective."""

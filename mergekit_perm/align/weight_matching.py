@@ -45,8 +45,8 @@ def weight_matching(
         reference: the network that stays as it is, or "joint".
         seed: decides the order of visits and the random starts; equal seeds, equal results.
         restarts: how many starts go to the end, of which the best wins. Matching to one network
-            starts from settled groups (see below) and from the identity, and goes on with the one
-            that is higher after two sweeps, then with the other, then from random members.
+            starts from settled groups (see below) if they are clearly ahead of one sweep from the
+            identity, else from the identity; then from the other one, then from random members.
             Matching jointly starts from matching to the first network, then from the best so far.
         cooling: with "joint", for how many sweeps every start is shaken by noise that dies away,
             before it descends (simulated annealing); 0 for none.

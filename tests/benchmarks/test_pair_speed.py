@@ -47,12 +47,11 @@ def test_a_pair_is_matched_three_times_as_fast_at_no_lower_objective() -> None:
         _, trace = textbook.weight_matching(ours, theirs, spec)
         middle = time.perf_counter()
         for restarts in (1, 2):
-            start = time.perf_counter()
             family = pm.align({"a": ours, "b": theirs}, spec, reference="a", restarts=restarts)
             rows.append({
                 "case": f"correlation {correlation:g}", "restarts": restarts,
                 "textbook seconds": middle - began, "textbook objective": trace[-1],
-                "seconds": time.perf_counter() - start, "objective": family.objective,
+                "seconds": family.seconds, "objective": family.objective,
             })  # fmt: skip
     results.keep("pair_speed", rows)
     for row in rows:
