@@ -23,6 +23,9 @@ from mergekit_perm.align.views import State
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.progress import Progress, silent
 
+# Looking at all mixtures costs several times as much as a gradient, so it is done every few steps.
+_LOOK = 4
+
 
 def mixed(
     states: Mapping[str, State],
@@ -35,7 +38,7 @@ def mixed(
     steps: int = 100,
     strength: float = 1.0,
     ratio: float = 1.0,
-    count: int = 1024,
+    count: int = 512,
     batch_size: int = 256,
     rows: int = 2048,
     max_sweeps: int = 100,
@@ -175,7 +178,8 @@ class _Choice:
                 break
             self._push(descent, incumbent, step, next(batches))
             descent.sweep()
-            incumbent.consider(descent.members)
+            if step % _LOOK == _LOOK - 1 or step == self.guide.steps - 1:
+                incumbent.consider(descent.members)
         self.settings.progress(task, self.guide.steps, self.guide.steps)
 
     def _push(

@@ -107,7 +107,7 @@ class Mixed(AlignSpec):
     steps: Size = 100
     strength: NonNegative = 1.0
     ratio: NonNegative = 1.0
-    count: AtLeastTwo = 1024
+    count: AtLeastTwo = 512
     batch_size: Count = 256
     rows: AtLeastTwo = 2048
     max_sweeps: Size = 100
