@@ -230,7 +230,7 @@ def test_every_default_is_written() -> None:
         "  steps: 100\n"
         "  strength: 1.0\n"
         "  ratio: 1.0\n"
-        "  count: 1024\n"
+        "  count: 512\n"
         "  batch_size: 256\n"
         "  rows: 2048\n"
         "  max_sweeps: 100\n"

@@ -29,7 +29,7 @@ class TestDefaults:
             "steps": 100,
             "strength": 1.0,
             "ratio": 1.0,
-            "count": 1024,
+            "count": 512,
             "batch_size": 256,
             "rows": 2048,
             "max_sweeps": 100,
