@@ -32,13 +32,12 @@ from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.descent import Descent, Members, Settings, anchored
 from mergekit_perm.align.evidence import Evidence, matched_tensors, of_weights
 from mergekit_perm.align.options import check_choice, check_options
-from mergekit_perm.align.soft import (
+from mergekit_perm.align.soft import SoftAction, soft_action
+from mergekit_perm.align.soft_members import (
     Matrices,
-    SoftAction,
     best_member,
     doubly_stochastic,
     matrices_of,
-    soft_action,
     whole_matrices,
 )
 from mergekit_perm.align.solution import Solution

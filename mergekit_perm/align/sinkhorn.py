@@ -23,13 +23,12 @@ from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.options import check_choice, check_options
-from mergekit_perm.align.soft import (
+from mergekit_perm.align.soft import SoftAction, soft_action
+from mergekit_perm.align.soft_members import (
     Matrices,
-    SoftAction,
     best_member,
     doubly_stochastic,
     matrices_of,
-    soft_action,
     whole_matrices,
 )
 from mergekit_perm.align.solution import Saw, Solution

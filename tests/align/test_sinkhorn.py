@@ -14,7 +14,7 @@ from torch.nn import functional
 from mergekit_perm.align.descent import pairwise_objective
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.sinkhorn import scaled, sinkhorn
-from mergekit_perm.align.soft import doubly_stochastic
+from mergekit_perm.align.soft_members import doubly_stochastic
 from mergekit_perm.data import InMemory, Split
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec

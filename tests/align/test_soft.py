@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergekit_perm import action
-from mergekit_perm.align.soft import (
+from mergekit_perm.align.soft import soft_action
+from mergekit_perm.align.soft_members import (
     best_member,
     doubly_stochastic,
     matrices_of,
-    soft_action,
     whole_matrices,
 )
 from mergekit_perm.axes import Fixed, Whole
