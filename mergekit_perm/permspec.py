@@ -138,6 +138,23 @@ class PermutationSpec:
             raise PermutationSpecError(f"{subject} does not fit the network:\n  {shown}")
         return replace(self, axes=bound, shapes=known)
 
+    def bind_resized(self, shapes: Mapping[str, Sequence[int]]) -> PermutationSpec:
+        """Return the spec bound to the same network for inputs of another size.
+
+        Axes that are fixed in whole, such as positions, take the length they have there.
+
+        Args:
+            shapes: the shape of every tensor of the other network.
+
+        Raises:
+            PermutationSpecError: as `bind`.
+        """
+        loose = {
+            name: tuple(Fixed(None) if isinstance(axis, Fixed) else axis for axis in row)
+            for name, row in self.axes.items()
+        }
+        return replace(self, axes=loose, shapes=None).bind(shapes)
+
     def _matched(
         self, shapes: Mapping[str, Shape], problems: list[str], *, partial: bool
     ) -> dict[str, tuple[Axis, ...]]:

@@ -93,7 +93,7 @@ def permspec_verify(
     """Prove that a permutation spec preserves its architecture's function, in float64."""
     from dataclasses import asdict
 
-    from mergekit_perm import checkpoints, derive, files
+    from mergekit_perm import derive, files
     from mergekit_perm.permspec import PermutationSpec
     from mergekit_perm.permspec_text import with_proof
 
@@ -101,10 +101,12 @@ def permspec_verify(
     built = architecture or spec.architecture
     if built is None:
         raise SpecError(f"{file}: names no architecture; give one with --architecture")
-    module, inputs = derive.probe(built, {**spec.options, **pairs(options)})
-    found = derive.from_file(file, checkpoints.shapes(module))
+    fresh = derive.probe(built, {**spec.options, **pairs(options)})
+    found = derive.from_file(file, fresh.shapes)
     with progress_bars() as progress:
-        proof = derive.verify(found.spec, module, inputs, progress=progress)
+        proof = derive.verify(
+            found.spec, fresh.module, fresh.inputs, shapes=fresh.shapes, progress=progress
+        )
     if record:
         files.write_text(file, with_proof(found.text, derive.record_of(spec, proof)))
     if as_json:

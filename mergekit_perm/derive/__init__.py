@@ -6,13 +6,14 @@ from types import ModuleType
 
 from mergekit_perm.derive.engine import Derivation, derivation, derive
 from mergekit_perm.derive.find import Found, find, from_file
-from mergekit_perm.derive.probe import probe
+from mergekit_perm.derive.probe import Probe, probe
 from mergekit_perm.derive.proofs import is_proven, proven, record_of
 from mergekit_perm.derive.verify import Proof, verify
 
 __all__ = [
     "Derivation",
     "Found",
+    "Probe",
     "Proof",
     "derivation",
     "derive",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from mergekit_perm import networks
+from mergekit_perm import checkpoints, networks
 from mergekit_perm.derive.inputs import Inputs, output_of
 from mergekit_perm.errors import NetworkError
 
@@ -19,59 +20,95 @@ _EDGE = 64
 Shape = tuple[int, ...]
 
 
-def probe(architecture: str, options: Mapping[str, Any]) -> tuple[nn.Module, Inputs]:
-    """Return a new module and two random examples, small where the network takes any size.
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A fresh network and one batch to try it with.
 
-    The examples are the module's own ``example_inputs`` where it has some. Otherwise sizes are
-    tried from small to large, up to the network's own, until one runs that is not too tiny for
-    attention and convolutions.
+    Attributes:
+        module: the network; fit for the inputs, which may be smaller than those it was built for.
+        inputs: two random examples, or the network's own ``example_inputs``.
+        shapes: of every tensor of the network as it was built.
+    """
+
+    module: nn.Module
+    inputs: Inputs
+    shapes: Mapping[str, Shape]
+
+
+def probe(architecture: str, options: Mapping[str, Any]) -> Probe:
+    """Return a new network with inputs of a small size, if the network can take one.
+
+    Sizes are tried from small to large, up to the network's own, until one runs that is not too
+    tiny for attention and convolutions. A timm network built for one size is told of a smaller one
+    by its ``set_input_size``: its tables of positions become shorter.
 
     Raises:
         NetworkError: the architecture cannot be built, does not say what input it takes, or does
             not run on that.
     """
-    module = networks.build(architecture, options, seed=0)
-    for inputs in _candidates(module, options):
+    for found in _candidates(architecture, options):
         tiny, cause = _Tininess(), None
         try:
             with torch.no_grad(), tiny:
-                output_of(module, inputs)
+                output_of(found.module, found.inputs)
         except Exception as error:
             cause = error
         if cause is None and not tiny.found:
             break
     if cause is None:  # what is tiny even at the network's own size is meant to be
-        return module, inputs
+        return found
     reason = " ".join(str(cause).split()) or "no reason given"
+    given = _described(found.inputs)
     raise NetworkError(
-        f"{architecture} does not run on {_described(inputs)}: {type(cause).__name__}: {reason}"
+        f"{architecture} does not run on {given}: {type(cause).__name__}: {reason}"
     ) from cause
 
 
-def _candidates(module: nn.Module, options: Mapping[str, Any]) -> Iterator[Inputs]:
-    """Yield the inputs worth trying, the network's own last."""
+def _candidates(architecture: str, options: Mapping[str, Any]) -> Iterator[Probe]:
+    """Yield what is worth trying, the network as it is with inputs of its own size last."""
+    module = networks.build(architecture, options, seed=0)
+    shapes = checkpoints.shapes(module)
     own: Inputs | None = networks.example_inputs(module)
     if own is not None:
-        yield own
+        yield Probe(module, own, shapes)
         return
-    for shape in _shapes(module, options):
-        yield torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    shape = networks.input_shape(module, options)
+    for smaller in _smaller(shape, networks.least_edge(module, options)):
+        if _resized(module, smaller):
+            yield Probe(module, _examples(smaller), shapes)
+    if checkpoints.shapes(module) != shapes:
+        module = networks.build(architecture, options, seed=0)
+    yield Probe(module, _examples(shape), shapes)
+
+
+def _smaller(shape: Shape, least: int | None) -> Iterator[Shape]:
+    """Yield smaller shapes than `shape`, that of an example, from `least` on, if that is known."""
+    channels, *lengths = shape
+    if len(lengths) == 2:
+        start, step = (max(_EDGE, least), 32) if least is not None else (_EDGE, _EDGE)
+        for edge in range(start, max(lengths), step):
+            yield (channels, *(min(edge, length) for length in lengths))
+
+
+def _resized(module: nn.Module, shape: Shape) -> bool:
+    """Prepare `module`, in place, for examples of `shape`; tell whether that went well."""
+    resize: Any = getattr(module, "set_input_size", None)
+    try:
+        if resize is not None:
+            resize(shape[1:])
+    except Exception:
+        return False
+    return True
+
+
+def _examples(shape: Shape) -> torch.Tensor:
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _described(inputs: Inputs) -> str:
     if isinstance(inputs, torch.Tensor):
         return f"inputs of shape {tuple(inputs.shape)}"
     return "its example_inputs"
-
-
-def _shapes(module: nn.Module, options: Mapping[str, Any]) -> Iterator[Shape]:
-    """Yield the shapes of one example worth trying, smallest first; the network's own is last."""
-    channels, *own = networks.input_shape(module, options)
-    least = networks.least_edge(module, options)
-    if least is not None:
-        for edge in range(max(_EDGE, least), max(own), 32):
-            yield (channels, *(min(edge, length) for length in own))
-    yield (channels, *own)
 
 
 class _Tininess(TorchFunctionMode):

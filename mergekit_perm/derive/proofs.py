@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mergekit_perm import networks
 from mergekit_perm.cache import cache_folder
-from mergekit_perm.derive.inputs import Inputs
+from mergekit_perm.derive.probe import Probe
 from mergekit_perm.derive.verify import TOLERANCE, Proof, verify
 from mergekit_perm.files import write_text
 from mergekit_perm.permspec import PermutationSpec
@@ -30,7 +29,7 @@ def proven(
     spec: PermutationSpec,
     architecture: str,
     options: Mapping[str, Any],
-    build: Callable[[], tuple[nn.Module, Inputs]],
+    build: Callable[[], Probe],
     *,
     code: str = "",
     force: bool = False,
@@ -41,7 +40,7 @@ def proven(
     Args:
         spec: a bound spec.
         architecture: what `networks.build` builds, with `options`.
-        build: called only when there is no proof yet; returns a fresh module and its inputs.
+        build: called only when there is no proof yet; returns a fresh network and its inputs.
         code: a hash of the architecture's code, where its name does not stand for it.
         force: verify even if that was done already.
 
@@ -52,8 +51,8 @@ def proven(
     known = None if force else _read(path)
     if known is not None:
         return known
-    module, inputs = build()
-    proof = verify(spec, module, inputs, progress=progress)
+    fresh = build()
+    proof = verify(spec, fresh.module, fresh.inputs, shapes=fresh.shapes, progress=progress)
     with suppress(OSError):  # a cache that cannot be written costs time, not the proof
         write_text(path, json.dumps(asdict(proof), indent=1))
     return proof

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,6 +70,7 @@ def verify(
     module: nn.Module | None = None,
     inputs: Inputs | None = None,
     *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     members: int = 3,
     seed: int = 0,
     tolerance: float = TOLERANCE,
@@ -83,6 +84,8 @@ def verify(
             fresh one. By default the architecture that the spec names is built.
         inputs: one batch, (examples, ...), a sequence of arguments of the forward pass, or a
             mapping of them by name; goes with `module`.
+        shapes: of every tensor of the network that the spec is for, where `module` is the same
+            for smaller inputs: axes that the spec permutes nowhere may be of other lengths.
         members: how many random members of the whole group to try.
         seed: of the generic weights and the random members.
         tolerance: the largest relative change of the outputs that counts as rounding.
@@ -95,8 +98,11 @@ def verify(
     if module is None or inputs is None:
         if spec.architecture is None:
             raise PermutationSpecError("the spec names no architecture; give a module and inputs")
-        module, inputs = probe(spec.architecture, spec.options)
-    bound = spec.bind(checkpoints.shapes(module))
+        found = probe(spec.architecture, spec.options)
+        module, inputs, shapes = found.module, found.inputs, found.shapes
+    shapes = shapes or checkpoints.shapes(module)
+    whole = spec.bind(shapes)
+    bound = whole.bind_resized(checkpoints.shapes(module))
     task, steps = f"verifying {spec.architecture or 'permutation spec'}", members + 2
     progress(task, 0, steps)
     with float64_throughout():
@@ -122,8 +128,8 @@ def verify(
     return Proof(
         difference=differences[False],
         controls=controls.changes,
-        coverage=bound.coverage({n: tuple(p.shape) for n, p in module.named_parameters()}),
-        sizes={name: bound.groups.length(name) for name in bound.groups},
+        coverage=whole.coverage({name: shapes[name] for name, _ in module.named_parameters()}),
+        sizes={name: whole.groups.length(name) for name in whole.groups},
         members=members,
         seconds=time.perf_counter() - began,
         finite=controls.finite,

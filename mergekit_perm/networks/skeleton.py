@@ -51,8 +51,12 @@ def hollow(module: nn.Module) -> None:
                 raise ValueError(f"buffer '{name}' is computed from parameters")
 
 
+def _zeros(parameter: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+
+
 def _zero(parameter: torch.Tensor) -> nn.Parameter:
-    zero = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+    zero = _zeros(parameter)
     if parameter.shape[-1:] == (2,):
         zero = zero.contiguous()  # pairs may be viewed as complex numbers, if they lie side by side
     return nn.Parameter(zero, requires_grad=False)
@@ -70,6 +74,7 @@ def _fake_parameters() -> Iterator[None]:
             with mode:
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype)
                 fake = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            parameter.data = _zeros(parameter)  # which gives up its memory
             known[id(parameter)] = (parameter, fake)  # the original keeps its id from being reused
         return known[id(parameter)][1]
 

@@ -82,7 +82,8 @@ class Narrow(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["edgenext_xx_small", "test_vit_relpos", "efficientvit_b0"])
 def test_networks_compute_in_float64_only(name: str) -> None:
-    module, inputs = derive.probe(name, {})
+    fresh = derive.probe(name, {})
+    module, inputs = fresh.module, fresh.inputs
     make_generic(module, inputs.double(), seed=0)
     with float64_throughout(), torch.no_grad(), Narrow() as narrow:
         assert module(inputs.double()).dtype == torch.float64
@@ -90,7 +91,8 @@ def test_networks_compute_in_float64_only(name: str) -> None:
 
 
 def test_cleared_caches_do_not_answer_for_weights_that_are_gone() -> None:
-    module, inputs = derive.probe("efficientvit_m0", {})
+    fresh = derive.probe("efficientvit_m0", {})
+    module, inputs = fresh.module, fresh.inputs
     inputs = inputs.double()
     make_generic(module, inputs, seed=0)
     biases = next(p for name, p in module.named_parameters() if "attention_biases" in name)

@@ -28,7 +28,8 @@ def all_differ(rows: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_no_two_channels_of_a_network_are_alike(name: str, options: dict[str, object]) -> None:
-    module, inputs = derive.probe(name, options)
+    fresh = derive.probe(name, options)
+    module, inputs = fresh.module, fresh.inputs
     make_generic(module, inputs.double(), seed=0)
     statistics = {n: b for n, b in module.named_buffers() if "running" in n}
     for tensor_name, tensor in {**dict(module.named_parameters()), **statistics}.items():
@@ -114,8 +115,9 @@ def test_frozen_and_unused_norms_are_generic_too() -> None:
 def test_the_same_seed_gives_the_same_network() -> None:
     states = []
     for seed in (0, 0, 1):
-        module, inputs = derive.probe("test_efficientnet", {})
-        states.append(make_generic(module, inputs.double(), seed=seed).state_dict())
+        fresh = derive.probe("test_efficientnet", {})
+        module = make_generic(fresh.module, fresh.inputs.double(), seed=seed)
+        states.append(module.state_dict())
     assert all(a.equal(b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert not states[0]["conv_stem.weight"].equal(states[2]["conv_stem.weight"])
 
@@ -132,7 +134,8 @@ def test_rounding_stays_rounding_in_a_deep_network_without_shortcuts() -> None:
 
 
 def test_hardly_a_unit_is_off_for_every_example() -> None:
-    module, inputs = derive.probe("legacy_seresnet18", {})
+    fresh = derive.probe("legacy_seresnet18", {})
+    module, inputs = fresh.module, fresh.inputs
     make_generic(module, inputs.double(), seed=0)
     gates = {n: p for n, p in module.named_parameters() if n.endswith("se_module.fc1.bias")}
     module(inputs.double()).square().sum().backward()

@@ -15,14 +15,16 @@ from mergekit_perm.errors import NetworkError
 torch.set_num_threads(1)
 
 # The size of the images: 64 where that leaves a map of 2x2; more where it does not, where the
-# network has a least size, or where 64 fails; its own where it takes no other.
+# network has a least size, or where 64 fails; its own where it can be told of no other.
 SIZES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("resnet18", {}, (3, 64, 64)),
     ("resnet18", {"in_chans": 1}, (1, 64, 64)),
     ("shvit_s1", {}, (3, 128, 128)),  # its last map is 1/64 of the image
     ("inception_v3", {}, (3, 128, 128)),  # fails on 64, and convolves over one pixel of 96
     ("mobilevit_xxs", {}, (3, 96, 96)),  # would attend to the only patch of 64
-    ("test_vit", {}, (3, 160, 160)),
+    ("test_vit", {}, (3, 64, 64)),  # built for 160, told of 64
+    ("xcit_nano_12_p8_224", {}, (3, 64, 64)),  # said to take 224 alone
+    ("convit_tiny", {"depth": 1}, (3, 224, 224)),
     ("test_vit", {"img_size": 48}, (3, 48, 48)),
     ("test_vit", {"dynamic_img_size": True}, (3, 64, 64)),
     ("test_efficientnet", {"features_only": True}, (3, 64, 64)),
@@ -35,7 +37,8 @@ SIZES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
 def test_a_probe_is_as_small_as_the_network_allows(
     architecture: str, options: dict[str, Any], shape: tuple[int, ...]
 ) -> None:
-    module, inputs = derive.probe(architecture, options)
+    fresh = derive.probe(architecture, options)
+    module, inputs = fresh.module, fresh.inputs
     assert inputs.shape == (2, *shape) and not inputs[0].equal(inputs[1])
     with torch.no_grad():
         assert all(leaf.isfinite().all() for leaf in tree_leaves(module(inputs)))
