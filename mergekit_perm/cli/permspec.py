@@ -127,12 +127,15 @@ def _proof_text(file: Path, built: str, proof: Proof) -> str:
     training = proof.training
     if proof.training_difference is not None:
         training = f"outputs and statistics differ by {proof.training_difference:.1e}, dropout off"
+    unread = ""
+    if proof.unread:
+        unread = f"  what nothing reads, whatever it is: {', '.join(proof.unread)}\n"
     return (
         f"{file}: verified for {built}\n"
         f"  outputs differ by {proof.difference:.1e} of their size under {proof.members} random "
         "members of the group (float64)\n"
         f"  training mode: {training}\n"
-        f"  {len(proof.sizes)} groups; {control}\n"
+        f"  {len(proof.sizes)} groups; {control}\n{unread}"
         f"  coverage {proof.coverage:.4f} of the parameter elements, {proof.seconds:.1f} s"
     )
 

@@ -14,6 +14,9 @@ group is none the worse for it.
 
 *By a finite move.* Where no tensor shows that (running statistics have no gradient, a network may
 detach), t is replaced by t' and the outputs are compared.
+
+A network may compute what it does not use: then its outputs stay, whatever the tensors of the group
+are. That is no fault of a spec that has other groups, and the group is said to be unread.
 """
 
 from __future__ import annotations
@@ -40,11 +43,15 @@ _PLAIN = 1e-3
 
 @dataclass(slots=True)
 class Controls:
-    """The largest control of every group so far, and which ones are finite changes."""
+    """The largest control of every group so far, and which ones are finite changes.
+
+    Groups that are `unread` have none.
+    """
 
     enough: float
     changes: dict[str, float]
     finite: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def missing(self) -> list[str]:
         """Return the groups that have not shown to move anything."""
@@ -85,13 +92,24 @@ def complete(trial: Trial, references: Mapping[bool, Outcome], found: Controls) 
         found: the controls so far; changed in place.
 
     Raises:
-        PermutationSpecError: when a group moves nothing on any tensor.
+        PermutationSpecError: when a group moves nothing on any tensor, although the outputs depend
+            on them; or when that is so of all groups.
     """
     if True in references and found.missing():
         _measure(trial, found, training=True)
     for group, tensors in _carriers(trial, found.missing()).items():
-        found.changes[group] = _by_a_finite_move(trial, references, group, tensors, found.enough)
-        found.finite.append(group)
+        change = _by_a_finite_move(trial, references, group, tensors, found.enough)
+        if change > found.enough:
+            found.changes[group] = change
+            found.finite.append(group)
+            continue
+        del found.changes[group]
+        if not found.changes or _are_read(trial, references, tensors, found.enough):
+            raise PermutationSpecError(
+                f"group '{group}' moves nothing: permuting it on one tensor alone changes the "
+                f"outputs by {change:.1e}, so the spec says nothing about the network there"
+            )
+        found.unread.append(group)
 
 
 def _carriers(trial: Trial, groups: Sequence[str]) -> dict[str, list[str]]:
@@ -181,22 +199,35 @@ def _by_a_finite_move(
     tensors: Sequence[str],
     enough: float,
 ) -> float:
-    """Return the change when `group` moves on one tensor only; try tensors until one shows.
-
-    Raises:
-        PermutationSpecError: when no tensor alone changes the outputs.
-    """
+    """Return the change when `group` moves on one tensor only; try tensors until one shows."""
     most = 0.0
     for name, (training, reference) in product(tensors, references.items()):
         tensor = trial.tensors[name].detach()
         before = tensor.clone()
         tensor.copy_(_moved(trial, name, group))
-        outputs = replace(trial.run(training=training), buffers=reference.buffers)
-        most = largest((most, outputs.distance(reference)))
+        most = largest((most, _change(trial, reference, training)))
         tensor.copy_(before)
         if most > enough:
-            return most
-    raise PermutationSpecError(
-        f"group '{group}' moves nothing: permuting it on one tensor alone changes the outputs "
-        f"by {most:.1e}, so the spec says nothing about the network there"
-    )
+            break
+    return most
+
+
+def _are_read(
+    trial: Trial, references: Mapping[bool, Outcome], tensors: Sequence[str], enough: float
+) -> bool:
+    """Tell whether the outputs are others when all of `tensors` are."""
+    values = [trial.tensors[name].detach() for name in tensors]
+    before = [value.clone() for value in values]
+    for value in values:
+        if value.is_floating_point():
+            value.neg_().add_(1.0)
+    changes = [_change(trial, reference, mode) for mode, reference in references.items()]
+    for value, was in zip(values, before, strict=True):
+        value.copy_(was)
+    return largest(changes) > enough
+
+
+def _change(trial: Trial, reference: Outcome, training: bool) -> float:
+    """Return how far the outputs are from those of `reference`."""
+    outputs = replace(trial.run(training=training), buffers=reference.buffers)
+    return outputs.distance(reference)

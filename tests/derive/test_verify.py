@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from mergekit_perm import derive, networks
+from mergekit_perm.derive.trial import Trial
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.permspec import PermutationSpec
 
@@ -86,6 +90,44 @@ axes:
 """
     with pytest.raises(PermutationSpecError, match="group 'unused' moves nothing"):
         derive.verify(PermutationSpec.loads(text), Idle(), torch.randn(2, 3))
+
+
+def test_a_group_that_nothing_reads_is_named_where_others_are_controlled() -> None:
+    text = """
+format: perm-merge/permspec@1
+groups: {hidden: 6, unused: 4}
+axes:
+  0.0.weight: [hidden, 3]
+  0.0.bias: [hidden]
+  0.1.weight: [3, hidden]
+  1.idle.weight: [unused, 3]
+  1.idle.bias: [unused]
+"""
+    module = nn.Sequential(nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 3)), Idle())
+    proof = derive.verify(PermutationSpec.loads(text), module, torch.randn(2, 3))
+    assert proof.unread == ["unused"] and proof.controls.keys() == {"hidden"}
+    assert proof.controls["hidden"] > 1e-6
+
+
+def test_a_change_that_may_be_rounding_has_to_go_away_with_other_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = sys.modules["mergekit_perm.derive.verify"]
+    compare = module._compare
+    seen: list[torch.Tensor] = []
+
+    def unlucky(trial: Trial, *rest: Any) -> dict[bool, float]:
+        changes: dict[bool, float] = compare(trial, *rest)
+        seen.append(trial.tensors["0.weight"].detach().clone())
+        return {**changes, False: 5e-9} if len(seen) <= bad_luck else changes
+
+    monkeypatch.setattr(module, "_compare", unlucky)
+    bad_luck = 2
+    assert verify(TWO_LAYERS).difference < 1e-13
+    assert len(seen) == 5 and not seen[0].sum().isclose(seen[1].sum())
+    seen, bad_luck = [], 3
+    with pytest.raises(PermutationSpecError, match=r"outputs differ by 5\.0e-09"):
+        verify(TWO_LAYERS)
 
 
 def test_a_group_of_one_element_has_no_control() -> None:
