@@ -133,6 +133,7 @@ class Descent:
             self.trace.append(self.trace[-1] + gain)
             if gain <= settings.tolerance * abs(self.trace[-1]) or settings.deadline.passed():
                 break
+        self._correct_trace()
         if until is None:
             settings.progress(task, settings.max_sweeps, settings.max_sweeps)
 
@@ -158,7 +159,16 @@ class Descent:
         self.trace = [pairwise_objective(self.current)]
 
     def match(self, name: str, view: View, *, only_if_it_gains: bool = True) -> float:
-        """Match one group of one network to what it is matched to; return how much that gained."""
+        """Match one group of one network to what it is matched to.
+
+        Args:
+            name: the network.
+            view: of the group.
+            only_if_it_gains: leave the group as it is unless the objective is higher for it.
+
+        Returns:
+            How much that gained; 0.0 where `only_if_it_gains` is false, and nobody looks.
+        """
         if only_if_it_gains and not self._may_gain(name, view):
             return 0.0
         current = self.current[name]
@@ -171,7 +181,8 @@ class Descent:
         step = action.assemble(self.evidence.spec.groups, moves)
         gain = 0.0
         if not moves_nothing(step):
-            gain = self._take(name, view, step, target, only_if_it_gains)
+            known = kept.gained(moves[view.group]) if kept else None
+            gain = self._take(name, view, step, target, only_if_it_gains, known)
             if kept and gain:
                 kept.moved(moves[view.group], current)
         if only_if_it_gains and (view.is_linear or not gain):
@@ -185,6 +196,7 @@ class Descent:
         step: action.Member,
         target: Mapping[str, torch.Tensor],
         only_if_it_gains: bool,
+        known: float | None,
     ) -> float:
         spec, current = self.evidence.spec, self.current[name]
         moved = {
@@ -192,12 +204,14 @@ class Descent:
             for tensor in view.moved
             if tensor in current
         }
-        gain = sum(
-            _inner_product_gained(moved[t], current[t], target[t], dim, places)
-            for t, dim, places in _changed_parts(view, step)
-        )
-        if only_if_it_gains and gain <= 0.0:
-            return 0.0
+        gain = 0.0
+        if only_if_it_gains:
+            gain = known or sum(
+                _inner_product_gained(moved[t], current[t], target[t], dim, places)
+                for t, dim, places in _changed_parts(view, step)
+            )
+            if gain <= 0.0:
+                return 0.0
         self._clock += 1
         for tensor, value in moved.items():
             if self.total:
@@ -206,6 +220,11 @@ class Descent:
         current.update(moved)
         self.members[name] = then(self.members[name], step)
         return gain
+
+    def _correct_trace(self) -> None:
+        """Let the trace end at the very objective: sums of gains in single precision drift."""
+        exact = pairwise_objective(self.current)
+        self.trace = [*(min(value, exact) for value in self.trace[:-1]), exact]
 
     def _may_gain(self, name: str, view: View) -> bool:
         """Tell whether a tensor of the group has changed since it was matched last."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from mergekit_perm.align.descent import pairwise_objective
-from mergekit_perm.align.views import Carrier, Nested, State, View, element_rows, views
+from mergekit_perm.align.rows import Rows, rows_by_group
+from mergekit_perm.align.views import State
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
-
-# Returns what every element of a group carries on one axis of one tensor: (elements, entries).
-_Rows = Callable[[State], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +64,8 @@ def effects(
         before: the `inner_products` of the tensors that are compared, as given.
         after: the same after alignment.
     """
-    seen = {view.group: view for view in views(spec, list(before))}
     found = {}
-    for name, group in spec.groups.items():
-        # A nested group has its elements in the view of the group that it lies within.
-        view = seen[name if group.within is None else group.within]
-        parts = list(_parts(view, None if group.within is None else name))
+    for name, parts in rows_by_group(spec, list(before)).items():
         tensors = dict.fromkeys(tensor for tensor, _ in parts)
         rows = [part for _, part in parts]
         found[name] = Effect(
@@ -85,32 +79,7 @@ def effects(
     return found
 
 
-def _parts(view: View, nested_group: str | None) -> Iterator[tuple[str, _Rows]]:
-    """Yield every tensor that carries the group, with what returns the rows of its elements."""
-    for carrier in view.carriers:
-        if nested_group is None:
-            yield carrier.tensor, _own_rows(carrier, view.size)
-        for nested in carrier.nested:
-            if nested.group == nested_group:
-                yield carrier.tensor, _inner_rows(carrier, nested)
-
-
-def _own_rows(carrier: Carrier, size: int) -> _Rows:
-    return lambda state: carrier.blocks(state[carrier.tensor].double()).reshape(size, -1)
-
-
-def _inner_rows(carrier: Carrier, nested: Nested) -> _Rows:
-    """Return what gives the rows of all inner elements, block after block."""
-    place = 1 if nested.dim < 0 else carrier.place(nested)
-
-    def rows(state: State) -> torch.Tensor:
-        blocks = carrier.blocks(state[carrier.tensor].double())
-        return element_rows(blocks, place, nested.table).flatten(0, 1)
-
-    return rows
-
-
-def _similarity(states: Sequence[State], parts: Sequence[_Rows]) -> float:
+def _similarity(states: Sequence[State], parts: Sequence[Rows]) -> float:
     """Return the mean cosine over pairs and elements.
 
     For n unit vectors the mean over pairs is (|sum|^2 - n) / (n (n - 1)), which takes one sum, and
@@ -120,11 +89,11 @@ def _similarity(states: Sequence[State], parts: Sequence[_Rows]) -> float:
         return 0.0
     scales = []
     for state in states:
-        squares = torch.stack([rows(state).square().sum(1) for rows in parts]).sum(0)
+        squares = torch.stack([rows(state).double().square().sum(1) for rows in parts]).sum(0)
         scales.append(torch.where(squares > 0, squares, torch.inf).rsqrt())
     lengths = torch.zeros_like(scales[0])
     for rows in parts:
-        units = (rows(s) * scale[:, None] for s, scale in zip(states, scales, strict=True))
+        units = (rows(s).double() * scale[:, None] for s, scale in zip(states, scales, strict=True))
         whole = next(units)
         for unit in units:
             whole += unit

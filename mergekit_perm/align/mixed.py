@@ -11,20 +11,19 @@ import torch
 from mergekit_perm.align.activations import of_activations
 from mergekit_perm.align.balance import balanced
 from mergekit_perm.align.deadline import Deadline
-from mergekit_perm.align.descent import Members, Settings, anchored
-from mergekit_perm.align.evidence import Evidence, of_weights
+from mergekit_perm.align.descent import Members, Settings, anchored, then
+from mergekit_perm.align.evidence import Evidence, matched_tensors, of_weights
 from mergekit_perm.align.examples import Examples
+from mergekit_perm.align.exchanges import Exchange, promising
 from mergekit_perm.align.guidance import GuidedDescent
-from mergekit_perm.align.mixtures import Excess, loss, mixture, points
+from mergekit_perm.align.mixtures import Excess, gradient, mixture, points
 from mergekit_perm.align.options import check_options
+from mergekit_perm.align.rows import rows_by_group
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.starts import Search
 from mergekit_perm.align.views import State
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.progress import Progress, silent
-
-# Looking at all mixtures costs several times as much as a gradient, so it is done every few steps.
-_LOOK = 4
 
 
 def mixed(
@@ -37,8 +36,9 @@ def mixed(
     restarts: int = 2,
     steps: int = 100,
     strength: float = 1.0,
+    exchanges: int = 500,
     ratio: float = 1.0,
-    count: int = 512,
+    count: int = 2048,
     batch_size: int = 256,
     rows: int = 2048,
     max_sweeps: int = 100,
@@ -51,8 +51,10 @@ def mixed(
     Every start aligns activations, and from there weights, and weights and activations together.
     The best of these by the loss of mixtures is then guided by it: sweeps that match each network
     to the others, and against a running sum of gradients of the loss of mixtures, one sweep for a
-    gradient. The best place met on the way is the result. (Ours; straight-through estimation, Git
-    Re-Basin, arXiv 2209.04836, Algorithm 2, is where matching against gradients comes from.)
+    gradient. From the best place met on the way, single exchanges of two elements of a group go on,
+    those first that promise most by the gradient at the highest mixtures. (Ours; straight-through
+    estimation, Git Re-Basin, arXiv 2209.04836, Algorithm 2, is where matching against gradients
+    comes from.)
 
     Without examples it is `weight_matching` with twice as many starts, and looks at weights alone.
 
@@ -66,6 +68,7 @@ def mixed(
         restarts: how many starts, of which the best wins.
         steps: gradients that guide each start; 0 for none.
         strength: how far a gradient pushes, in terms of the size of the weights.
+        exchanges: how many exchanges of two elements are tried in the end; 0 for none.
         ratio: how much similarities of activations count against those of weights.
         count: examples by whose loss the best is chosen, at most.
         batch_size: examples for a gradient, and at a time elsewhere.
@@ -84,6 +87,7 @@ def mixed(
     """
     check_options(restarts=restarts, steps=steps, seed=seed, count=count, rows=rows, ratio=ratio)
     check_options(batch_size=batch_size, max_sweeps=max_sweeps, strength=strength)
+    check_options(exchanges=exchanges)
     settings = Settings(max_sweeps=max_sweeps, deadline=Deadline(max_seconds), progress=progress)
     if examples is None:
         search = Search(of_weights(states, spec, device=device), settings, seed)
@@ -92,8 +96,9 @@ def mixed(
     shown = of_activations(
         states, spec, examples, count=max(count, rows), batch_size=batch_size, rows=rows, seed=seed
     )
-    guide = _Guide(steps, strength, batch_size)
-    choice = _Choice(spec, examples, settings, seed, ratio, count, restarts, guide)
+    guide = _Guide(steps, strength, batch_size, exchanges)
+    tensors = matched_tensors(spec, next(iter(states.values())))
+    choice = _Choice(spec, examples, settings, seed, ratio, count, restarts, guide, tensors)
     if reference == "joint":
         members, trace = choice.best(states, weights, shown)
         return Solution(anchored(members, next(iter(states))), {"joint": trace}, saw="labels")
@@ -108,11 +113,12 @@ def mixed(
 
 @dataclass(frozen=True, slots=True)
 class _Guide:
-    """How gradients guide: how many, how strong, of how many examples."""
+    """How gradients guide: how many, how strong, of how many examples; then how many exchanges."""
 
     steps: int
     strength: float
     batch_size: int
+    exchanges: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,7 @@ class _Choice:
     count: int
     restarts: int
     guide: _Guide
+    tensors: list[str]
 
     def best(
         self, states: Mapping[str, State], weights: Evidence, shown: Evidence
@@ -141,9 +148,10 @@ class _Choice:
                 break
             begun = incumbent.fresh()
             for members in self._candidates(weights, shown, both, start, anchor):
-                begun.consider(members)
+                begun.consider(members, begun.permuted(members))
             self._follow(begun, both, start, anchor)
             incumbent.take(begun)
+        self._exchange(incumbent, anchor)
         return incumbent.members, incumbent.trace
 
     def _candidates(
@@ -171,39 +179,56 @@ class _Choice:
             evidence, incumbent.members, self.settings, generator=generator, anchor=anchor
         )
         batches = self._batches(generator)
+        permuted = incumbent.permuted(descent.members)
         task = f"guided by the loss, start {start + 1}"
         for step in range(self.guide.steps):
             self.settings.progress(task, step, self.guide.steps)
             if self.settings.deadline.passed():
                 break
-            self._push(descent, incumbent, step, next(batches))
+            self._push(descent, permuted, step, next(batches))
             descent.sweep()
-            if step % _LOOK == _LOOK - 1 or step == self.guide.steps - 1:
-                incumbent.consider(descent.members)
+            permuted = incumbent.permuted(descent.members)
+            incumbent.consider(descent.members, permuted)
         self.settings.progress(task, self.guide.steps, self.guide.steps)
+
+    def _exchange(self, incumbent: _Incumbent, anchor: str | None) -> None:
+        """Exchange two elements of a group at a time, wherever that lowers the excess."""
+        rows = rows_by_group(self.spec, self.tensors)
+        tried, most, task = 0, self.guide.exchanges, "exchanging"
+        gained = True
+        while gained and tried < most:
+            gained, permuted = False, incumbent.permuted(incumbent.members)
+            incumbent.excess(list(permuted.values()))
+            slopes = incumbent.excess.gradients(permuted, self.tensors)
+            slopes = {name: slope for name, slope in slopes.items() if name != anchor}
+            for each in promising(self.spec.groups, rows, permuted, slopes, most=most - tried):
+                self.settings.progress(task, tried, most)
+                if self.settings.deadline.passed():
+                    return
+                tried += 1
+                if incumbent.exchange(each, permuted):
+                    gained = True
+                    break
+        self.settings.progress(task, most, most)
 
     def _push(
         self,
         descent: GuidedDescent,
-        incumbent: _Incumbent,
+        permuted: Mapping[str, State],
         step: int,
         batch: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
         """Push every network against the gradient at the barycentre, or at another mixture."""
-        mixtures = points(len(incumbent.states))
+        mixtures = points(len(permuted))
         # Every other time the barycentre, which is the farthest from all networks.
         place = int(descent.generator.integers(len(mixtures))) if step % 2 else 0
-        at = mixture(list(incumbent.permuted(descent.members).values()), mixtures[place])
-        tensors = [name for name in at if name in descent.evidence.spec.axes]
-        tensors = [name for name in tensors if name in descent.current[descent.moving[0]]]
-        for name in tensors:
-            at[name].requires_grad_()
-        value = loss(self.examples, at, *batch)
-        gradients = torch.autograd.grad(value, [at[name] for name in tensors], allow_unused=True)
-        down = {n: -g for n, g in zip(tensors, gradients, strict=True) if g is not None}
-        for name, share in zip(incumbent.states, mixtures[place], strict=True):
+        at = mixture(list(permuted.values()), mixtures[place])
+        tensors = [t for t in self.tensors if t in descent.current[descent.moving[0]]]
+        slope = gradient(self.examples, at, tensors, *batch)
+        down = {name: -value for name, value in slope.items()}
+        for name, share in zip(permuted, mixtures[place], strict=True):
             if name in descent.pull and share:
-                descent.push(name, down, self.guide.strength * share * len(incumbent.states))
+                descent.push(name, down, self.guide.strength * share * len(permuted))
 
     def _batches(
         self, generator: np.random.Generator
@@ -250,9 +275,16 @@ class _Incumbent:
         """Return the networks as `members` permute them."""
         return {name: self.spec.act(members[name], state) for name, state in self.states.items()}
 
-    def consider(self, members: Members) -> None:
-        """Keep `members` if their mixtures are better."""
-        excess = self.excess(list(self.permuted(members).values()))
+    def exchange(self, exchange: Exchange, permuted: Mapping[str, State]) -> bool:
+        """Exchange two elements if mixtures are better for it; tell whether they are."""
+        name, step, before = exchange.network, exchange.step(self.spec.groups), self.lowest
+        members = {**self.members, name: then(self.members[name], step)}
+        self.consider(members, {**permuted, name: self.spec.act(step, permuted[name])})
+        return self.lowest < before
+
+    def consider(self, members: Members, permuted: Mapping[str, State]) -> None:
+        """Keep `members`, which permute the networks to `permuted`, if mixtures are better."""
+        excess = self.excess(list(permuted.values()), limit=self.lowest)
         if not self.members or excess < self.lowest:
             self.lowest = excess
             self.members = {name: dict(member) for name, member in members.items()}

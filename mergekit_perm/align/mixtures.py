@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +15,10 @@ from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.views import State
 
 Weights = tuple[float, ...]
+
+# Of a smooth maximum, relative to the highest; and the share from which a mixture counts in it.
+_TEMPERATURE = 0.1
+_LEAST_SHARE = 0.02
 
 
 def mixture(states: Sequence[State], weights: Weights) -> dict[str, torch.Tensor]:
@@ -42,10 +46,27 @@ def loss(
         return functional.cross_entropy(examples.run(own, inputs), labels)
 
 
+def gradient(
+    examples: Examples,
+    state: State,
+    tensors: Sequence[str],
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Return the gradient of `loss` by `tensors` of `state`, those that it depends on."""
+    leaves = {name: state[name].detach().requires_grad_() for name in tensors}
+    value = loss(examples, {**state, **leaves}, inputs, labels)
+    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return {name: g for name, g in zip(tensors, found, strict=True) if g is not None}
+
+
 class Excess:
     """How far mixtures lie above the networks they are mixed of, on examples that stay the same.
 
     The mixtures are those of `points`.
+
+    Attributes:
+        last: the excess at each of them when it was last found at all.
     """
 
     def __init__(self, examples: Examples, states: Sequence[State], *, count: int, seed: int):
@@ -56,16 +77,49 @@ class Excess:
         with torch.no_grad():
             own = [float(loss(examples, s, self.inputs, self.labels)) for s in states]
         self.level = [sum(w * v for w, v in zip(p, own, strict=True)) for p in self.points]
+        self.last = [0.0] * len(self.points)
 
-    def __call__(self, states: Sequence[State]) -> float:
-        """Return the highest excess over `points`, in nats per example."""
+    def __call__(self, states: Sequence[State], *, limit: float = float("inf")) -> float:
+        """Return the highest excess over `points`, in nats per example.
+
+        Args:
+            states: the networks as permuted.
+            limit: what it takes to be of interest: from there on, the first excess found is
+                returned, for the highest is no lower. Those that were highest before come first.
+        """
+        found: dict[int, float] = {}
         with torch.no_grad():
-            losses = [
-                float(loss(self.examples, mixture(states, point), self.inputs, self.labels))
-                for point in self.points
-            ]
-        excess = [found - level for found, level in zip(losses, self.level, strict=True)]
-        return max(excess) if all(value == value for value in excess) else float("inf")
+            for place in sorted(range(len(self.points)), key=lambda k: -self.last[k]):
+                at = mixture(states, self.points[place])
+                value = float(loss(self.examples, at, self.inputs, self.labels))
+                found[place] = value - self.level[place] if value == value else float("inf")
+                if found[place] >= limit:
+                    return found[place]
+        self.last = [found[place] for place in range(len(self.points))]
+        return max(self.last)
+
+    def gradients(self, states: Mapping[str, State], tensors: Sequence[str]) -> dict[str, State]:
+        """Return the gradient of a smooth maximum of the excess over `points`, by network.
+
+        That is log-sum-exp with a tenth of the highest excess as temperature, at the excess that
+        was `last` found.
+
+        Args:
+            states: the networks as permuted, which `last` is of.
+            tensors: what of them to derive by.
+        """
+        last = torch.tensor(self.last, dtype=torch.float64)
+        shares = torch.softmax(last / max(_TEMPERATURE * float(last.max()), 1e-6), 0).tolist()
+        found: dict[str, dict[str, torch.Tensor]] = {name: {} for name in states}
+        for point, share in zip(self.points, shares, strict=True):
+            if share < _LEAST_SHARE:
+                continue
+            at = mixture(list(states.values()), point)
+            for tensor, g in gradient(self.examples, at, tensors, self.inputs, self.labels).items():
+                for name, weight in zip(states, point, strict=True):
+                    known = found[name].get(tensor, torch.zeros(()))
+                    found[name][tensor] = known + share * weight * g
+        return dict(found)
 
 
 def points(count: int) -> list[Weights]:

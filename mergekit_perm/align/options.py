@@ -12,7 +12,7 @@ from mergekit_perm.errors import AlignmentError
 _LEAST: Mapping[str, float] = MappingProxyType(
     dict.fromkeys(("restarts", "batch_size", "patience", "iterations"), 1)
     | dict.fromkeys(("seed", "tolerance", "max_sweeps", "max_seconds", "max_iterations"), 0)
-    | dict.fromkeys(("cooling", "steps", "strength", "ratio"), 0)
+    | dict.fromkeys(("cooling", "exchanges", "steps", "strength", "ratio"), 0)
     | dict.fromkeys(("count", "rows"), 2)
 )
 # What is a number above 0, and not infinite.

@@ -152,7 +152,7 @@ class _Learner:
         moved = [self._match(name) for name in self.latents]
         lowest = self.trace[-1]
         if any(moved):
-            excess = self.excess(list(self.permuted.values()))
+            excess = self.excess(list(self.permuted.values()), limit=lowest)
             if excess < lowest:
                 lowest, self.best = excess, dict(self.members)
         self.trace.append(lowest)

@@ -106,8 +106,9 @@ class Mixed(AlignSpec):
     restarts: Count = 2
     steps: Size = 100
     strength: NonNegative = 1.0
+    exchanges: Size = 500
     ratio: NonNegative = 1.0
-    count: AtLeastTwo = 512
+    count: AtLeastTwo = 2048
     batch_size: Count = 256
     rows: AtLeastTwo = 2048
     max_sweeps: Size = 100

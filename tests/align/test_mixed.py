@@ -78,24 +78,47 @@ def test_barriers_are_lower_than_by_weights_or_activations_alone(
     mixed = excess(aligned(states, digits, steps=40), states, digits)
     for method, share in {"weight_matching": 0.7, "activation_matching": 0.9}.items():
         assert mixed < share * excess(aligned(states, digits, method), states, digits)
-    assert mixed < excess(aligned(states, digits, steps=0), states, digits)
+    assert mixed < excess(aligned(states, digits, steps=0, exchanges=0), states, digits)
 
 
 def test_the_excess_never_rises_and_labels_were_seen(
     states: dict[str, State], digits: data.Data
 ) -> None:
-    family = aligned(states, digits, steps=10, restarts=2)
+    family = aligned(states, digits, steps=10, restarts=2, exchanges=20)
     trace = family.traces["joint"]
     assert family.saw == "labels"
     assert all(later <= earlier for earlier, later in itertools.pairwise(trace))
-    assert len(trace) == 2 * (4 + 3)  # looked at after 4, 8 and 10 steps
+    assert len(trace) == 2 * (4 + 10) + 20
+
+
+def test_exchanges_lower_what_is_left(states: dict[str, State], digits: data.Data) -> None:
+    without, few, more = (
+        aligned(states, digits, steps=10, exchanges=exchanges).traces["joint"][-1]
+        for exchanges in (0, 50, 400)
+    )
+    assert more < few <= without
+    assert more < 0.9 * without
+
+
+def test_the_highest_excess_is_found_unless_a_limit_ends_it(
+    states: dict[str, State], digits: data.Data
+) -> None:
+    module = networks.build(*MLP, seed=0).eval()
+    examples = Examples(module, digits.splits["test"], torch.device("cpu"))
+    measure = Excess(examples, list(states.values()), count=450, seed=0)
+    highest = measure(list(states.values()))
+    every = measure.last
+    assert highest == max(every) and len(every) == 7
+    assert measure(list(states.values()), limit=0.5 * highest) == highest  # which comes first now
+    assert measure(list(states.values()), limit=2 * highest) == highest
+    assert measure.last == every
 
 
 @pytest.mark.parametrize("reference", ["joint", "b"])
 def test_the_reference_stays_and_functions_do(
     states: dict[str, State], digits: data.Data, reference: str
 ) -> None:
-    family = aligned(states, digits, steps=5, reference=reference)
+    family = aligned(states, digits, steps=5, exchanges=30, reference=reference)
     anchor = "a" if reference == "joint" else reference
     assert list(family.states) == ["a", "b", "c"]
     assert all(torch.equal(family.states[anchor][t], v) for t, v in states[anchor].items())
@@ -111,7 +134,7 @@ def test_the_reference_stays_and_functions_do(
 
 def test_one_seed_gives_one_result(states: dict[str, State], digits: data.Data) -> None:
     one, same, other = (
-        aligned(states, digits, steps=6, restarts=1, seed=seed) for seed in (3, 3, 4)
+        aligned(states, digits, steps=6, restarts=1, exchanges=9, seed=seed) for seed in (3, 3, 4)
     )
     assert one.permutations == same.permutations
     assert one.permutations != other.permutations

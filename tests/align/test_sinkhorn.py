@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from mergekit_perm.align.descent import pairwise_objective
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.sinkhorn import scaled, sinkhorn
+from mergekit_perm.align.sinkhorn import sinkhorn
+from mergekit_perm.align.sinkhorn_scaling import scaled
 from mergekit_perm.align.soft_members import doubly_stochastic
 from mergekit_perm.data import InMemory, Split
 from mergekit_perm.errors import AlignmentError

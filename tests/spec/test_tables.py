@@ -128,7 +128,9 @@ def test_bounds_are_those_of_the_solver(method: str) -> None:
     given: dict[str, Any] = {"model": module, "data": split}
     given = given if alignment.ALIGNMENTS[method]().needs_data else {}
     quick: dict[str, Any] = {
-        name: 1 for name in ("steps", "max_iterations") if name in alignment.options_of(method)
+        name: 1
+        for name in ("steps", "exchanges", "max_iterations")
+        if name in alignment.options_of(method)
     }
     checked = 0
     for option, field in alignment.ALIGNMENTS[method].model_fields.items():

@@ -1,0 +1,107 @@
+"""Exchanges of two elements of a group, the most promising by the gradient of a loss first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mergekit_perm import action
+from mergekit_perm.align.rows import Rows
+from mergekit_perm.align.views import State
+from mergekit_perm.groups import Groups
+from mergekit_perm.permutation import Indices
+
+RowsByGroup = Mapping[str, list[tuple[str, Rows]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Two elements of one block of a group of one network, in each other's place.
+
+    Attributes:
+        change: how much the loss changes to first order.
+        network: the name of the network.
+        group: the group, of which an outermost one has a single block.
+        block: which block.
+        first: one element of it.
+        second: another one.
+    """
+
+    change: float
+    network: str
+    group: str
+    block: int
+    first: int
+    second: int
+
+    def step(self, groups: Groups) -> dict[str, Indices]:
+        """Return the member of the symmetry group that does this and nothing else."""
+        group = groups[self.group]
+        move = np.tile(np.arange(group.size), (_blocks(groups, self.group), 1))
+        move[self.block, [self.first, self.second]] = self.second, self.first
+        return action.assemble(groups, {self.group: move if group.within else move[0]})
+
+
+def promising(
+    groups: Groups,
+    rows: RowsByGroup,
+    states: Mapping[str, State],
+    gradients: Mapping[str, State],
+    *,
+    most: int,
+) -> list[Exchange]:
+    """Return up to `most` exchanges that lower a loss to first order, the best first.
+
+    Args:
+        groups: of the permutation spec.
+        rows: by group, the tensors that carry it.
+        states: networks as they stand, by name.
+        gradients: of the loss by their tensors.
+        most: how many exchanges.
+    """
+    found: list[Exchange] = []
+    for network, gradient in gradients.items():
+        for group, parts in rows.items():
+            if groups[group].size > 1 and parts:
+                blocks = _blocks(groups, group)
+                changes = _changes([r for _, r in parts], states[network], gradient, blocks)
+                for place, change in _lowest(changes, most):
+                    found.append(Exchange(change, network, group, *place))
+    return sorted(found, key=lambda each: each.change)[:most]
+
+
+def _blocks(groups: Groups, group: str) -> int:
+    within = groups[group].within
+    return 1 if within is None else groups.length(within)
+
+
+def _changes(rows: list[Rows], state: State, gradient: State, blocks: int) -> torch.Tensor:
+    """Return the first-order change of the loss for all pairs within blocks: (blocks, n, n).
+
+    With s[i, j] the inner product of the gradient at element i with what element j carries,
+    exchanging i and j changes the loss by s[i, j] + s[j, i] - s[i, i] - s[j, j].
+    """
+    products = []
+    for each in rows:
+        down, own = each(gradient), each(state)
+        down, own = (part.reshape(blocks, -1, part.shape[1]) for part in (down, own))
+        products.append(down @ own.transpose(1, 2))
+    similarity = torch.stack(products).sum(0)
+    still = similarity.diagonal(dim1=1, dim2=2)
+    return similarity + similarity.transpose(1, 2) - still[:, :, None] - still[:, None, :]
+
+
+def _lowest(changes: torch.Tensor, most: int) -> list[tuple[tuple[int, int, int], float]]:
+    """Return the lowest of negative `changes` (blocks, n, n) with i < j, and their places."""
+    size = changes.shape[1]
+    above = torch.ones(size, size, dtype=torch.bool, device=changes.device).triu(1)
+    flat = changes.masked_fill(~above, torch.inf).flatten()
+    values, places = flat.topk(min(most, len(flat)), largest=False)
+    return [
+        ((place // size**2, place // size % size, place % size), value)
+        for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        if value < 0
+    ]
