@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from scipy.optimize import linear_sum_assignment
 from mergekit_perm.permutation import Indices
 
 Similarity = npt.NDArray[np.floating[Any]]
+
+# So many elements have few enough permutations to look at each: 24.
+_FEW = 4
 
 
 def assign(similarity: Similarity) -> Indices:
@@ -25,6 +29,8 @@ def assign(similarity: Similarity) -> Indices:
         return np.arange(0)
     half = np.diagonal(similarity) / 2
     cost = half[:, None] + half - similarity
+    if cost.min() >= 0:
+        return np.arange(len(cost))
     cost -= cost.min(axis=1, keepdims=True)
     cost -= cost.min(axis=0, keepdims=True)
     _, columns = linear_sum_assignment(cost)
@@ -41,11 +47,23 @@ def assign_blocks(similarity: Similarity) -> Indices:
         Indices of shape (a, b, s).
     """
     a, size, b, _ = similarity.shape
+    if size <= _FEW:
+        return _best_of_all(similarity)
     result = np.empty((a, b, size), dtype=np.int64)
     for x in range(a):
         for y in range(b):
             result[x, y] = assign(similarity[x, :, y, :])
     return result
+
+
+def _best_of_all(similarity: Similarity) -> Indices:
+    """Return what `assign_blocks` does, by looking at every permutation for all pairs at once."""
+    size = similarity.shape[1]
+    permutations = np.array(list(itertools.permutations(range(size))), dtype=np.int64)
+    by_pair = similarity.transpose(0, 2, 1, 3)
+    worth = by_pair[:, :, np.arange(size), permutations].sum(axis=-1)
+    chosen: Indices = permutations[worth.argmax(axis=-1)]
+    return chosen
 
 
 def gathered(similarity: Similarity, choice: Indices) -> Similarity:

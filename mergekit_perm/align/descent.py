@@ -95,7 +95,7 @@ class Descent:
         self._clock = 0
         self._changed: dict[str, int] = {}
         self._settled: dict[tuple[str, str], int] = {}
-        self._kept: dict[tuple[str, str], KeptSimilarity] = {}
+        self._kept: dict[str, dict[str, KeptSimilarity]] = {}
 
     def settle(self) -> None:
         """Match groups one by one, each on the tensors whose other groups are settled already.
@@ -174,17 +174,16 @@ class Descent:
         current = self.current[name]
         target = {tensor: self._target(name, tensor) for tensor in view.tensors}
         kept = self._keeper(name, view) if only_if_it_gains else None
-        rough = {
-            tensor: self._noisy(value).to(current[tensor].dtype) for tensor, value in target.items()
-        }
-        moves = kept.best_moves(rough, current) if kept else best_moves(view, rough, current)
+        if kept:
+            moves = kept.best_moves()
+        else:
+            rough = {t: self._noisy(value).to(current[t].dtype) for t, value in target.items()}
+            moves = best_moves(view, rough, current)
         step = action.assemble(self.evidence.spec.groups, moves)
         gain = 0.0
         if not moves_nothing(step):
             known = kept.gained(moves[view.group]) if kept else None
             gain = self._take(name, view, step, target, only_if_it_gains, known)
-            if kept and gain:
-                kept.moved(moves[view.group], current)
         if only_if_it_gains and (view.is_linear or not gain):
             self._settled[name, view.group] = self._clock
         return gain
@@ -217,6 +216,11 @@ class Descent:
             if self.total:
                 self.total[tensor].add_(value).sub_(current[tensor])
             self._changed[tensor] = self._clock
+        for kept in self._kept.get(name, {}).values():
+            if kept.view.group == view.group:
+                kept.moved(step[view.group])
+            else:
+                kept.changed(current, moved)
         current.update(moved)
         self.members[name] = then(self.members[name], step)
         return gain
@@ -235,7 +239,12 @@ class Descent:
         """Return the similarity kept for this group: to an anchor, which never changes."""
         if self.anchor is None or not view.is_linear:
             return None
-        return self._kept.setdefault((name, view.group), KeptSimilarity(view))
+        kept = self._kept.setdefault(name, {})
+        if view.group not in kept:
+            anchor, current = self.current[self.anchor], self.current[name]
+            near = {tensor: anchor[tensor].to(current[tensor].dtype) for tensor in view.tensors}
+            kept[view.group] = KeptSimilarity(view, near, current)
+        return kept[view.group]
 
     def _target(self, name: str, tensor: str) -> torch.Tensor:
         if self.anchor is not None:

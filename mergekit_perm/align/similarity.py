@@ -33,37 +33,31 @@ def best_moves(view: View, reference: State, state: State) -> dict[str, Indices]
     """
     if view.children:
         return _best_nested_moves(view, reference, state)
-    return KeptSimilarity(view).best_moves(reference, state)
+    return KeptSimilarity(view, reference, state).best_moves()
 
 
 class KeptSimilarity:
     """The similarity of a group without nested ones, kept while the network moves.
 
-    The reference stays. Of each tensor only those columns are multiplied again that changed since
-    the last time: where a neighbouring group has moved few of its elements, few.
+    The reference stays. When a neighbouring group has moved, only those columns of a tensor are
+    multiplied again that changed: where few of its elements have moved, few.
     """
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, view: View, reference: State, state: State) -> None:
+        self.view, self.reference = view, reference
         self.matrix: torch.Tensor | None = None
-        self._seen: dict[str, torch.Tensor] = {}
+        for carrier in view.carriers:
+            ours, theirs = (_rows(view, carrier, s[carrier.tensor]) for s in (reference, state))
+            self._add(ours @ theirs.T)
 
-    def best_moves(self, reference: State, state: State) -> dict[str, Indices]:
+    def best_moves(self) -> dict[str, Indices]:
         """Return what the function of this name does."""
-        for carrier in self.view.carriers:
-            tensor = state[carrier.tensor]
-            if self._seen.get(carrier.tensor) is not tensor:
-                self._add(carrier, reference[carrier.tensor], tensor)
-        self._seen = {tensor: state[tensor] for tensor in self.view.tensors}
         if self.matrix is None:
             return {self.view.group: np.arange(self.view.size)}
         return {self.view.group: assign(self.matrix.cpu().numpy())}
 
     def gained(self, move: Indices) -> float | None:
-        """Return what `move` gains; None where rounding would have a say in it.
-
-        To be asked after `best_moves`, before anything has moved.
-        """
+        """Return what `move` gains; None where rounding would have a say in it."""
         if self.matrix is None:
             return None
         rows = torch.arange(self.view.size, device=self.matrix.device)
@@ -72,21 +66,26 @@ class KeptSimilarity:
         gain = float((moved - still).sum())
         return gain if gain > _PLAIN * float(moved.abs().sum() + still.abs().sum()) else None
 
-    def moved(self, move: Indices, state: State) -> None:
-        """Take note that the group itself has moved, and nothing else since `best_moves`."""
+    def moved(self, move: Indices) -> None:
+        """Take note that the group itself has moved."""
         if self.matrix is not None:
-            self.matrix = self.matrix[:, torch.from_numpy(move).to(self.matrix.device)]
-        self._seen = {tensor: state[tensor] for tensor in self.view.tensors}
+            order = torch.from_numpy(move).to(self.matrix.device)
+            self.matrix = self.matrix.index_select(1, order)
 
-    def _add(self, carrier: Carrier, reference: torch.Tensor, tensor: torch.Tensor) -> None:
-        ours, theirs = (_rows(self.view, carrier, each) for each in (reference, tensor))
-        if carrier.tensor in self._seen:
-            before = _rows(self.view, carrier, self._seen[carrier.tensor])
-            changed = (theirs != before).any(dim=0).nonzero().squeeze(1)
-            ours, theirs, before = (x.index_select(1, changed) for x in (ours, theirs, before))
-            theirs = theirs - before
-        product = ours @ theirs.T
-        self.matrix = product if self.matrix is None else self.matrix + product
+    def changed(self, before: State, after: State) -> None:
+        """Take note that tensors are what `after` has, and no longer what `before` has."""
+        for carrier in self.view.carriers:
+            if carrier.tensor in after:
+                ours, old, new = (
+                    _rows(self.view, carrier, state[carrier.tensor])
+                    for state in (self.reference, before, after)
+                )
+                columns = (new != old).any(dim=0).nonzero().squeeze(1)
+                ours, old, new = (part.index_select(1, columns) for part in (ours, old, new))
+                self._add(ours @ (new - old).T)
+
+    def _add(self, product: torch.Tensor) -> None:
+        self.matrix = product if self.matrix is None else self.matrix.add_(product)
 
 
 def _rows(view: View, carrier: Carrier, tensor: torch.Tensor) -> torch.Tensor:
