@@ -130,8 +130,9 @@ def _proof_text(file: Path, built: str, proof: Proof) -> str:
     unread = ""
     if proof.unread:
         unread = f"  what nothing reads, whatever it is: {', '.join(proof.unread)}\n"
+    shapes = ", ".join(" x ".join(map(str, shape)) for shape in proof.inputs)
     return (
-        f"{file}: verified for {built}\n"
+        f"{file}: verified for {built} on inputs of {shapes}\n"
         f"  outputs differ by {proof.difference:.1e} of their size under {proof.members} random "
         "members of the group (float64)\n"
         f"  training mode: {training}\n"

@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from mergekit_perm import checkpoints
 from mergekit_perm.derive.blame import not_preserved
@@ -58,6 +60,7 @@ class Proof:
             statistics it leaves; None where that mode was not compared.
         training: why training mode was not compared; "" where it was.
         unread: groups without a control, for the outputs do not depend on any of their tensors.
+        inputs: the shapes of the tensors that the network was given.
     """
 
     difference: float
@@ -70,6 +73,7 @@ class Proof:
     training_difference: float | None = None
     training: str = ""
     unread: list[str] = field(default_factory=list)
+    inputs: list[list[int]] = field(default_factory=list)
 
 
 def verify(
@@ -129,6 +133,7 @@ def verify(
         training_difference=tried.differences.get(True),
         training=tried.training,
         unread=tried.controls.unread,
+        inputs=[list(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)],
     )
 
 

@@ -213,6 +213,20 @@ class Tagger(nn.Module):
 """
 
 
+IDLE = """
+from torch import nn
+
+class Idle(nn.Module):
+    input_shape = (3,)
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 6), nn.Linear(6, 5), nn.Linear(6, 2)
+    def forward(self, x):
+        hidden = self.a(x).relu()
+        return self.c(hidden) + 0 * self.b(hidden).sum()
+"""
+
+
 def test_networks_of_the_working_folder_are_found_and_say_what_they_take(run: Run) -> None:
     Path("tagging.py").write_text(TAGGER)
     assert run("permspec", "derive", "tagging:Tagger", "-o", "tagger.yaml")[0] == 0
@@ -234,9 +248,18 @@ def test_permspec_verify_proves_a_file(run: Run) -> None:
     Path("mine.yaml").write_text(run("permspec", "show", "mlp", "--options", "in_features=9")[1])
     code, out, err = run("permspec", "verify", "mine.yaml")
     assert (code, err) == (0, "")
-    assert out.startswith("mine.yaml: verified for mlp\n")
+    assert out.startswith("mine.yaml: verified for mlp on inputs of 2 x 9\n")
     proof = json.loads(run("permspec", "verify", "mine.yaml", "--json")[1])
     assert proof["difference"] < 1e-12 and proof["sizes"] == {"layers.0": 128, "layers.1": 128}
+    assert proof["inputs"] == [[2, 9]]
+
+
+def test_permspec_verify_names_what_nothing_reads(run: Run) -> None:
+    Path("idle.py").write_text(IDLE)
+    assert run("permspec", "derive", "idle:Idle", "-o", "idle.yaml")[0] == 0
+    code, out, err = run("permspec", "verify", "idle.yaml")
+    assert (code, err) == (0, "")
+    assert "  what nothing reads, whatever it is: b\n" in out
 
 
 def test_permspec_verify_refuses_a_file_that_is_wrong(run: Run) -> None:
