@@ -101,7 +101,7 @@ def permspec_verify(
     built = architecture or spec.architecture
     if built is None:
         raise SpecError(f"{file}: names no architecture; give one with --architecture")
-    fresh = derive.probe(built, {**spec.options, **pairs(options)})
+    fresh = derive.probe(built, {**spec.options, **pairs(options)}, spec)
     found = derive.from_file(file, fresh.shapes)
     with progress_bars() as progress:
         proof = derive.verify(

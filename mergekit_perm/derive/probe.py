@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from mergekit_perm import checkpoints, networks
 from mergekit_perm.derive.inputs import Inputs, output_of
-from mergekit_perm.errors import NetworkError
+from mergekit_perm.errors import NetworkError, PermutationSpecError
+from mergekit_perm.permspec import PermutationSpec
 
 # Images of this edge show every symmetry that larger ones do, at a twelfth of the cost of 224.
 _EDGE = 64
@@ -35,18 +37,25 @@ class Probe:
     shapes: Mapping[str, Shape]
 
 
-def probe(architecture: str, options: Mapping[str, Any]) -> Probe:
+def probe(
+    architecture: str, options: Mapping[str, Any], spec: PermutationSpec | None = None
+) -> Probe:
     """Return a new network with inputs of a small size, if the network can take one.
 
     Sizes are tried from small to large, up to the network's own, until one runs that is not too
     tiny for attention and convolutions. A timm network built for one size is told of a smaller one
-    by its ``set_input_size``: its tables of positions become shorter.
+    by its ``set_input_size``, or built for it with ``img_size``: positions become fewer.
+
+    Args:
+        architecture: what `networks.build` builds, with `options`.
+        options: of the architecture.
+        spec: a spec that the network of the smaller size has to fit, too; if not, its own is taken.
 
     Raises:
         NetworkError: the architecture cannot be built, does not say what input it takes, or does
             not run on that.
     """
-    for found in _candidates(architecture, options):
+    for found in _candidates(architecture, options, spec):
         tiny, cause = _Tininess(), None
         try:
             with torch.no_grad(), tiny:
@@ -64,7 +73,9 @@ def probe(architecture: str, options: Mapping[str, Any]) -> Probe:
     ) from cause
 
 
-def _candidates(architecture: str, options: Mapping[str, Any]) -> Iterator[Probe]:
+def _candidates(
+    architecture: str, options: Mapping[str, Any], spec: PermutationSpec | None
+) -> Iterator[Probe]:
     """Yield what is worth trying, the network as it is with inputs of its own size last."""
     module = networks.build(architecture, options, seed=0)
     shapes = checkpoints.shapes(module)
@@ -74,11 +85,21 @@ def _candidates(architecture: str, options: Mapping[str, Any]) -> Iterator[Probe
         return
     shape = networks.input_shape(module, options)
     for smaller in _smaller(shape, networks.least_edge(module, options)):
-        if _resized(module, smaller):
-            yield Probe(module, _examples(smaller), shapes)
+        for fit in _fit_for(module, architecture, options, smaller):
+            if _binds(spec, checkpoints.shapes(fit)):
+                yield Probe(fit, _examples(smaller), shapes)
     if checkpoints.shapes(module) != shapes:
         module = networks.build(architecture, options, seed=0)
     yield Probe(module, _examples(shape), shapes)
+
+
+def _binds(spec: PermutationSpec | None, shapes: Mapping[str, Shape]) -> bool:
+    if spec is not None:
+        try:
+            spec.bind_resized(shapes)
+        except PermutationSpecError:
+            return False
+    return True
 
 
 def _smaller(shape: Shape, least: int | None) -> Iterator[Shape]:
@@ -90,15 +111,22 @@ def _smaller(shape: Shape, least: int | None) -> Iterator[Shape]:
             yield (channels, *(min(edge, length) for length in lengths))
 
 
-def _resized(module: nn.Module, shape: Shape) -> bool:
-    """Prepare `module`, in place, for examples of `shape`; tell whether that went well."""
+def _fit_for(
+    module: nn.Module, architecture: str, options: Mapping[str, Any], shape: Shape
+) -> Iterator[nn.Module]:
+    """Yield the network as it may take examples of `shape`.
+
+    That is `module`, told of another size in place if it can be, or left as it is; then one that
+    is built for that size.
+    """
     resize: Any = getattr(module, "set_input_size", None)
-    try:
+    with suppress(Exception):  # it cannot be
         if resize is not None:
             resize(shape[1:])
-    except Exception:
-        return False
-    return True
+        yield module
+    if resize is None and not networks.is_function(architecture):
+        with suppress(Exception):  # it has no such option
+            yield networks.build(architecture, {**options, "img_size": shape[1:]}, seed=0)
 
 
 def _examples(shape: Shape) -> torch.Tensor:

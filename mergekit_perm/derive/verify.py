@@ -109,7 +109,7 @@ def verify(
     if module is None or inputs is None:
         if spec.architecture is None:
             raise PermutationSpecError("the spec names no architecture; give a module and inputs")
-        found = probe(spec.architecture, spec.options)
+        found = probe(spec.architecture, spec.options, spec)
         module, inputs, shapes = found.module, found.inputs, found.shapes
     shapes = shapes or checkpoints.shapes(module)
     whole = spec.bind(shapes)

@@ -142,7 +142,7 @@ def prove_permutations(shop: Workshop) -> Result:
         found.spec,
         inputs.architecture,
         inputs.options,
-        partial(derive.probe, inputs.architecture, inputs.options),
+        partial(derive.probe, inputs.architecture, inputs.options, found.spec),
         code=inputs.code,
         force=not shop.use_cache,
         progress=shop.progress,

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from mergekit_perm import derive, networks
 from mergekit_perm.errors import NetworkError
+from mergekit_perm.permspec import PermutationSpec
 
 torch.set_num_threads(1)
 
@@ -24,7 +25,8 @@ SIZES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("mobilevit_xxs", {}, (3, 96, 96)),  # would attend to the only patch of 64
     ("test_vit", {}, (3, 64, 64)),  # built for 160, told of 64
     ("xcit_nano_12_p8_224", {}, (3, 64, 64)),  # said to take 224 alone
-    ("convit_tiny", {"depth": 1}, (3, 224, 224)),
+    ("convit_tiny", {"depth": 1}, (3, 64, 64)),  # built for 64
+    ("efficientformer_l1", {}, (3, 224, 224)),
     ("test_vit", {"img_size": 48}, (3, 48, 48)),
     ("test_vit", {"dynamic_img_size": True}, (3, 64, 64)),
     ("test_efficientnet", {"features_only": True}, (3, 64, 64)),
@@ -42,6 +44,21 @@ def test_a_probe_is_as_small_as_the_network_allows(
     assert inputs.shape == (2, *shape) and not inputs[0].equal(inputs[1])
     with torch.no_grad():
         assert all(leaf.isfinite().all() for leaf in tree_leaves(module(inputs)))
+
+
+def test_a_spec_has_to_fit_the_smaller_network_too() -> None:
+    options = {"depth": 1}
+    spec = derive.derive("vit_tiny_patch16_224", options)
+    fresh = derive.probe("vit_tiny_patch16_224", options, spec)
+    assert fresh.inputs.shape == (2, 3, 64, 64)
+    assert fresh.shapes["pos_embed"] == (1, 197, 192)
+    assert fresh.module.get_parameter("pos_embed").shape == (1, 17, 192)
+    text = spec.dumps().replace("[1, 197, stream]", "[1, 'first + 196', stream]")
+    text = text.replace("groups:\n", "groups:\n  first: 1\n")
+    by_parts = PermutationSpec.loads(text)
+    assert derive.probe("vit_tiny_patch16_224", options, by_parts).inputs.shape == (2, 3, 224, 224)
+    assert derive.verify(by_parts).inputs == [[2, 3, 224, 224]]
+    assert derive.verify(spec).inputs == [[2, 3, 64, 64]]
 
 
 MODULES = """
