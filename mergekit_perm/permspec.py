@@ -139,9 +139,9 @@ class PermutationSpec:
         return replace(self, axes=bound, shapes=known)
 
     def bind_resized(self, shapes: Mapping[str, Sequence[int]]) -> PermutationSpec:
-        """Return the spec bound to the same network for inputs of another size.
+        """Return a bound spec as it holds for the same network built for inputs of another size.
 
-        Axes that are fixed in whole, such as positions, take the length they have there.
+        What is fixed on an axis, such as positions, becomes as long as it has to be.
 
         Args:
             shapes: the shape of every tensor of the other network.
@@ -149,11 +149,12 @@ class PermutationSpec:
         Raises:
             PermutationSpecError: as `bind`.
         """
-        loose = {
-            name: tuple(Fixed(None) if isinstance(axis, Fixed) else axis for axis in row)
-            for name, row in self.axes.items()
-        }
-        return replace(self, axes=loose, shapes=None).bind(shapes)
+        rows = dict(self.axes)
+        for name, row in self.axes.items():
+            if name in shapes and len(row) == len(shapes[name]):
+                pairs = zip(row, shapes[name], strict=True)
+                rows[name] = tuple(_stretched(axis, length, self.groups) for axis, length in pairs)
+        return replace(self, axes=rows, shapes=None).bind(shapes)
 
     def _matched(
         self, shapes: Mapping[str, Shape], problems: list[str], *, partial: bool
@@ -291,6 +292,19 @@ class PermutationSpec:
             }
             if group in groups:
                 yield name
+
+
+def _stretched(axis: Axis, length: int, groups: Groups) -> Axis:
+    """Return `axis` with its one fixed part as long as the whole needs to be of `length`."""
+    if isinstance(axis, Fixed):
+        return Fixed(length)
+    if isinstance(axis, axes.Concatenation):
+        fixed = [term for term in axis.terms if isinstance(term, Fixed) and term.size is not None]
+        rest = length - axes.size(axis, groups) + sum(term.size or 0 for term in fixed)
+        if len(fixed) == 1 and rest > 0:
+            terms = (Fixed(rest) if isinstance(term, Fixed) else term for term in axis.terms)
+            return axes.Concatenation(tuple(terms))
+    return axis
 
 
 def _moving_share(axis: Axis, groups: Groups) -> float:

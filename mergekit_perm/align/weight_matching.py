@@ -62,7 +62,8 @@ def weight_matching(
     inwards. Only then is everything matched to everything. Starting from the identity instead, the
     first assignments are made against neighbours that still stand in the wrong order.
 
-    Similarities are summed in the dtype of the weights (float32 at least), gains in float64.
+    Similarities are summed in the dtype of the weights (float32 at least). Gains are read from them
+    where they are plain, and computed in float64 where rounding might decide.
     Running statistics are moved but not matched. With "joint", F is never below what matching to
     the first network with one start reaches, and the first network is the one that stays.
 

@@ -86,17 +86,20 @@ def _candidates(
     shape = networks.input_shape(module, options)
     for smaller in _smaller(shape, networks.least_edge(module, options)):
         for fit in _fit_for(module, architecture, options, smaller):
-            if _binds(spec, checkpoints.shapes(fit)):
+            if _binds(spec, shapes, checkpoints.shapes(fit)):
                 yield Probe(fit, _examples(smaller), shapes)
     if checkpoints.shapes(module) != shapes:
         module = networks.build(architecture, options, seed=0)
     yield Probe(module, _examples(shape), shapes)
 
 
-def _binds(spec: PermutationSpec | None, shapes: Mapping[str, Shape]) -> bool:
-    if spec is not None:
+def _binds(
+    spec: PermutationSpec | None, shapes: Mapping[str, Shape], smaller: Mapping[str, Shape]
+) -> bool:
+    """Tell whether a spec for a network of `shapes` has one for the network of other shapes."""
+    if spec is not None and smaller != shapes:
         try:
-            spec.bind_resized(shapes)
+            spec.bind(shapes).bind_resized(smaller)
         except PermutationSpecError:
             return False
     return True

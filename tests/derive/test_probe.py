@@ -53,12 +53,12 @@ def test_a_spec_has_to_fit_the_smaller_network_too() -> None:
     assert fresh.inputs.shape == (2, 3, 64, 64)
     assert fresh.shapes["pos_embed"] == (1, 197, 192)
     assert fresh.module.get_parameter("pos_embed").shape == (1, 17, 192)
-    text = spec.dumps().replace("[1, 197, ", "[1, first + 196, ")
-    text = text.replace("groups:\n", "groups:\n  first: 1\n")
-    by_parts = PermutationSpec.loads(text)
-    assert derive.probe("vit_tiny_patch16_224", options, by_parts).inputs.shape == (2, 3, 224, 224)
-    assert derive.verify(by_parts).inputs == [[2, 3, 224, 224]]
-    assert derive.verify(spec).inputs == [[2, 3, 64, 64]]
+    for axis, edge in {"first + 196": 64, "196 + first": 64, "100 + first + 96": 224}.items():
+        text = spec.dumps().replace("[1, 197, ", f"[1, {axis}, ")
+        by_parts = PermutationSpec.loads(text.replace("groups:\n", "groups:\n  first: 1\n"))
+        shape = (2, 3, edge, edge)
+        assert derive.probe("vit_tiny_patch16_224", options, by_parts).inputs.shape == shape
+        assert derive.verify(by_parts).inputs == [list(shape)]
 
 
 MODULES = """
