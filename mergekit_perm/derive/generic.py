@@ -23,6 +23,9 @@ _NOISE = 0.1
 # The noise that biases get. More would drown what tells tokens apart, and attention with it.
 _SHIFT = 0.03
 
+# From how many entries on a tensor is no longer a vector with an entry per channel.
+_MANY = 100_000
+
 
 def make_generic(module: nn.Module, inputs: Inputs, *, seed: int) -> nn.Module:
     """Turn `module` into float64 in eval mode, in place, with no two channels alike; return it.
@@ -46,7 +49,7 @@ def make_generic(module: nn.Module, inputs: Inputs, *, seed: int) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.is_floating_point() or parameter.is_complex():
-                parameter.add_(_noise_for(parameter) * _normal(parameter, generator))
+                parameter.add_(_normal(parameter, generator), alpha=_noise_for(parameter))
                 parameter.requires_grad_(True)
         norms = [part for part in module.modules() if part._buffers.get("running_var") is not None]
         for norm in norms:
@@ -63,7 +66,7 @@ def _noise_for(parameter: torch.Tensor) -> float:
     inputs = parameter.numel() / rows
     if inputs <= 1:
         return _NOISE if _is_scale(parameter.flatten()) else _SHIFT
-    size = float(parameter.abs().square().mean())
+    size = float(torch.linalg.vector_norm(parameter)) ** 2 / parameter.numel()
     return math.sqrt(max(1 / inputs - size, _NOISE**2 * size))
 
 
@@ -81,4 +84,10 @@ def _unsettle(norm: nn.Module, generator: torch.Generator) -> None:
 
 
 def _normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    # Numbers in single precision are drawn several times as fast, but there are few of them: among
+    # some thousand, two are the same.
+    many = like.numel() > _MANY and not like.is_complex()
+    drawn = torch.randn(
+        like.shape, generator=generator, dtype=torch.float32 if many else like.dtype
+    )
+    return drawn.to(like.dtype)

@@ -71,7 +71,11 @@ class Trial:
         for name, tensor in tensors.items():
             if name in self.spec.axes:
                 row = self.spec.axes[name]
-                tensor.detach().copy_(action.act(tensor.detach(), row, self.spec.groups, member))
+                moved = action.act(tensor.detach(), row, self.spec.groups, member)
+                if isinstance(tensor, nn.Parameter):
+                    tensor.data = moved  # no copy: a network may have most of the memory there is
+                else:
+                    tensor.copy_(moved)
 
     def run(self, *, training: bool = False, seed: int = 0) -> Outcome:
         """Return what one pass gives; the network's buffers are left as they were.
