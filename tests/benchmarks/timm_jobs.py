@@ -44,7 +44,7 @@ _RESIDENT_MIB = 2048
 
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 # glibc keeps the memory of large tensors for the next ones, instead of asking for new pages.
-_ENVIRONMENT |= {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+_ENVIRONMENT |= {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
 
 # What the outcome depends on.
 _ENGINE = ("*.py", "derive/**/*.py", "networks/**/*.py")
