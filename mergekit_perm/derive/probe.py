@@ -19,6 +19,9 @@ from mergekit_perm.permspec import PermutationSpec
 # Images of this edge show every symmetry that larger ones do, at a twelfth of the cost of 224.
 _EDGE = 64
 
+# Patches of 14 and of 12 divide this one.
+_PATCHES = 84
+
 Shape = tuple[int, ...]
 
 
@@ -84,7 +87,7 @@ def _candidates(
         yield Probe(module, own, shapes)
         return
     shape = networks.input_shape(module, options)
-    for smaller in _smaller(shape, networks.least_edge(module, options)):
+    for smaller in _smaller(module, shape, networks.least_edge(module, options)):
         for fit in _fit_for(module, architecture, options, smaller):
             if _binds(spec, shapes, checkpoints.shapes(fit)):
                 yield Probe(fit, _examples(smaller), shapes)
@@ -105,12 +108,15 @@ def _binds(
     return True
 
 
-def _smaller(shape: Shape, least: int | None) -> Iterator[Shape]:
+def _smaller(module: nn.Module, shape: Shape, least: int | None) -> Iterator[Shape]:
     """Yield smaller shapes than `shape`, that of an example, from `least` on, if that is known."""
     channels, *lengths = shape
     if len(lengths) == 2:
         start, step = (max(_EDGE, least), 32) if least is not None else (_EDGE, _EDGE)
-        for edge in range(start, max(lengths), step):
+        edges = {*range(start, max(lengths), step)}
+        if hasattr(module, "patch_embed"):
+            edges |= {*range(_PATCHES, max(lengths), _PATCHES)}
+        for edge in sorted(edge for edge in edges if edge >= start):
             yield (channels, *(min(edge, length) for length in lengths))
 
 

@@ -27,6 +27,7 @@ SIZES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("xcit_nano_12_p8_224", {}, (3, 64, 64)),  # said to take 224 alone
     ("convit_tiny", {"depth": 1}, (3, 64, 64)),  # built for 64
     ("efficientformer_l1", {}, (3, 224, 224)),
+    ("vit_small_patch14_dinov2", {"depth": 1, "dynamic_img_size": True}, (3, 84, 84)),
     ("test_vit", {"img_size": 48}, (3, 48, 48)),
     ("test_vit", {"dynamic_img_size": True}, (3, 64, 64)),
     ("test_efficientnet", {"features_only": True}, (3, 64, 64)),
