@@ -84,7 +84,8 @@ def _barriers(rows: Rows) -> str:
         "Three networks per seed set; the loss barrier is the highest excess over the networks' "
         "own losses, in nats: on the far edge (the pair without the first network, 25 points) and "
         "on the simplex (28 points). MLPs without calibration, ResNets with BatchNorm estimated "
-        "again. Mean over seed sets and half the width of the 95 % t-interval. "
+        "again. Mean over seed sets (how many, where fewer) and half the width of the 95 % "
+        "t-interval. "
         "`pytest -m bench tests/benchmarks/test_solver_barriers.py`\n",
     ]
     for measure, title in (
@@ -95,13 +96,13 @@ def _barriers(rows: Rows) -> str:
     ):
         body = []
         for kind in kinds:
-            cells = []
+            cells, sets = [], len({row["set"] for row in rows if row["kind"] == kind})
             for method in methods:
                 values = [
                     row[measure] for row in rows if (row["kind"], row["method"]) == (kind, method)
                 ]
-                cells.append(interval(values) if values else "-")
-            sets = len({row["set"] for row in rows if row["kind"] == kind})
+                fewer = f" ({len(values)})" * (0 < len(values) < sets)
+                cells.append((interval(values) if values else "-") + fewer)
             body.append([f"{kind} ({sets} sets)", *cells])
         text.append(f"### {title}\n\n" + table(["network", *methods], body))
     seconds = [[kind, *(_mean_seconds(rows, kind, method) for method in methods)] for kind in kinds]
