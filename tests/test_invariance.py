@@ -136,7 +136,8 @@ def draw(case: Case, seed: int) -> tuple[State, torch.Tensor]:
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).abs().max() / a.abs().max())
+    scale = float(a.abs().max()) or 1.0  # a ReLU may be off for all of the few examples
+    return float((a - b).abs().max()) / scale
 
 
 @pytest.mark.parametrize("name", CASES)
