@@ -33,7 +33,7 @@ from mergekit_perm.progress import Progress, silent
 TOLERANCE = 1e-9
 
 # A control must change the outputs by this many tolerances to count as a change.
-_CONTROL_MARGIN = 10.0
+_CONTROL_MARGIN = 100.0
 
 # A change this small may be rounding that the network magnifies. Other weights tell: a spec that
 # is wrong fails on all.
