@@ -33,8 +33,9 @@ def make_generic(module: nn.Module, inputs: Inputs, *, seed: int) -> nn.Module:
     Every parameter gets normal noise. A vector of equal entries, a scale, gets a standard deviation
     of 0.1; any other and one of zeros, a bias, 0.03; anything else a tenth of its own size, and as
     much more as it takes to keep a signal's size: to have entries of size n**-0.5, n being the
-    entries per row. Running statistics become nearly those of `inputs`. Dropout is off and all
-    parameters require gradients.
+    entries per row. A single number goes away from zero by 0.1: it may scale a whole branch, and
+    noise near zero would leave that as good as absent. Running statistics become nearly those of
+    `inputs`. Dropout is off and all parameters require gradients.
 
     Args:
         module: any network.
@@ -49,7 +50,10 @@ def make_generic(module: nn.Module, inputs: Inputs, *, seed: int) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.is_floating_point() or parameter.is_complex():
-                parameter.add_(_normal(parameter, generator), alpha=_noise_for(parameter))
+                noise = _normal(parameter, generator)
+                if parameter.numel() == 1:
+                    noise = torch.sgn(torch.where(parameter == 0, noise, parameter))
+                parameter.add_(noise, alpha=_noise_for(parameter))
                 parameter.requires_grad_(True)
         norms = [part for part in module.modules() if part._buffers.get("running_var") is not None]
         for norm in norms:
@@ -62,6 +66,8 @@ def make_generic(module: nn.Module, inputs: Inputs, *, seed: int) -> nn.Module:
 
 def _noise_for(parameter: torch.Tensor) -> float:
     """Return the standard deviation of the noise that makes `parameter` generic."""
+    if parameter.numel() == 1:
+        return _NOISE
     rows = next((length for length in parameter.shape if length > 1), 1)
     inputs = parameter.numel() / rows
     if inputs <= 1:

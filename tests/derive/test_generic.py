@@ -58,8 +58,17 @@ def test_special_weights_become_ordinary_ones() -> None:
     assert 0.2 < module.zero.detach().square().mean().sqrt() < 0.3  # 16 ** -0.5
     assert 0.2 < module.table.detach().square().mean().sqrt() < 0.3
     assert 0.05 < module.scale.detach().square().mean().sqrt() < 0.2
-    assert module.gate.abs() > 1e-3
     assert all(p.dtype == torch.float64 and p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("gain", [0.0, 1e-6, -1e-6, 1.0])
+def test_a_single_number_never_silences_its_branch(gain: float) -> None:
+    module = nn.Identity()
+    for index in range(20):
+        module.register_parameter(f"gain{index}", nn.Parameter(torch.tensor(gain)))
+    for seed in range(3):  # what was made generic is made so again
+        make_generic(module, torch.zeros(1, dtype=torch.float64), seed=seed)
+        assert min(abs(float(number.detach())) for number in module.parameters()) > 0.099
 
 
 def deep(width: int, depth: int, gain: float) -> nn.Sequential:

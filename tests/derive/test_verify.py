@@ -130,6 +130,33 @@ def test_a_change_that_may_be_rounding_has_to_go_away_with_other_weights(
         verify(TWO_LAYERS)
 
 
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("share", [1e-7, 1e-8])
+def test_a_fault_as_small_as_rounding_is_found_on_all_weights(share: float, seed: int) -> None:
+    class Whispering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.loud, self.low = nn.Linear(3, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.first(x).relu()
+            return self.loud(hidden) + share * self.low(hidden)
+
+    text = """
+format: perm-merge/permspec@1
+groups: {hidden: 6}
+axes:
+  first.weight: [hidden, 3]
+  first.bias: [hidden]
+  loud.weight: [2, hidden]
+  low.weight: [2, hidden]
+"""
+    derive.verify(PermutationSpec.loads(text), Whispering(), torch.randn(4, 3), seed=seed)
+    forgotten = PermutationSpec.loads(text.replace("  low.weight: [2, hidden]\n", ""))
+    with pytest.raises(PermutationSpecError, match="changes the function"):
+        derive.verify(forgotten, Whispering(), torch.randn(4, 3), seed=seed)
+
+
 def test_a_group_of_one_element_has_no_control() -> None:
     text = TWO_LAYERS.replace("hidden: 6", "hidden: 6, single: 1").replace(
         "3.weight: [2, hidden]", "3.weight: [2, hidden]\n  3.bias: [single + 1]"
