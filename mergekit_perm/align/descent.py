@@ -10,7 +10,7 @@ matching one group of one network to the sum of the other networks; every accept
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,6 +65,7 @@ class Descent:
         *,
         generator: np.random.Generator,
         anchor: str | None = None,
+        trace: Sequence[float] = (),
     ) -> None:
         """Start from `members`.
 
@@ -75,6 +76,7 @@ class Descent:
             generator: of random orders.
             anchor: the network that stays, and that the others are matched to; None to match
                 each network to all the others.
+            trace: the objective until now, where it is known, that of `members` last.
         """
         self.evidence, self.settings, self.generator = evidence, settings, generator
         self.anchor = anchor
@@ -88,7 +90,7 @@ class Descent:
         }
         # Jointly, what a network is matched to is the sum of all without itself.
         self.total = {} if anchor else {t: self._sum(t) for t in self.current[self.moving[0]]}
-        self.trace = [pairwise_objective(self.current)]
+        self.trace = list(trace) or [pairwise_objective(self.current)]
         self.sweeps = 0
         self._noise = 0.0
         self._torch_generator = torch.Generator().manual_seed(int(generator.integers(2**62)))
@@ -216,11 +218,12 @@ class Descent:
             if self.total:
                 self.total[tensor].add_(value).sub_(current[tensor])
             self._changed[tensor] = self._clock
+        parts = {tensor: (dim, places) for tensor, dim, places in _changed_parts(view, step)}
         for kept in self._kept.get(name, {}).values():
             if kept.view.group == view.group:
                 kept.moved(step[view.group])
             else:
-                kept.changed(current, moved)
+                kept.changed(current, moved, parts)
         current.update(moved)
         self.members[name] = then(self.members[name], step)
         return gain
@@ -289,9 +292,16 @@ def then(member: action.Member, step: action.Member) -> dict[str, Indices]:
 
 
 def pairwise_objective(states: Mapping[str, Mapping[str, torch.Tensor]]) -> float:
-    """Return sum_{i<j} <theta_i, theta_j> over all tensors, as (|sum|^2 - sum of |.|^2) / 2."""
+    """Return sum_{i<j} <theta_i, theta_j> over all tensors.
+
+    Of more than two networks that is (|sum|^2 - sum of |.|^2) / 2.
+    """
     total = 0.0
     for tensor in next(iter(states.values())):
+        if len(states) == 2:
+            one, other = (state[tensor].double() for state in states.values())
+            total += _dot(one, other)
+            continue
         whole, squares = torch.zeros(()), 0.0
         for state in states.values():
             member = state[tensor].double()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,7 @@ class Search:
             result.members[name] = still
             if name != anchor:
                 task = f"aligning {name} to {anchor}"
-                starts = self._race({anchor: still, name: still}, anchor, task)
+                starts = self._starts({anchor: still, name: still}, anchor, task)
                 best = self._best(starts, task, restarts)
                 result.members[name], result.traces[name] = best.members[name], best.trace
         return result
@@ -65,64 +66,78 @@ class Search:
 
         Every start cools from the best so far, at first from matching to the first network.
         """
+        task = "aligning jointly"
         names = list(self.evidence.states)
-        best = self.descent(self.match_each(names[0], restarts=1).members, "joint")
+        first = self.match_each(names[0], restarts=1).members
+        best = _Found(first, [self._objective(first)])
         for attempt in range(restarts):
             if attempt and self.settings.deadline.passed():
                 break
-            task = "aligning jointly" + f", start {attempt + 1}" * (restarts > 1)
-            found = self.descent(best.members, "cooling", attempt)
-            found.cool(task, sweeps=self.cooling, noise=_NOISE)
-            found.descend(task)
-            best = max(best, found, key=lambda descent: descent.trace[-1])
-        if not best.sweeps:  # cooling has lost ground
-            best.descend("aligning jointly")
-        if best.trace[-1] < pairwise_objective(self.evidence.states):  # no worse than as given
-            best = self.descent({name: self.still() for name in names}, "as given")
-            best.descend("aligning jointly, as given")
+            start = task + f", start {attempt + 1}" * (restarts > 1)
+            descent = self.descent(best.members, "cooling", attempt)
+            descent.cool(start, sweeps=self.cooling, noise=_NOISE)
+            best = max(best, _descended(descent, start), key=_Found.height)
+            del descent
+        if best.members is first:  # cooling has lost ground
+            best = _descended(self.descent(first, "joint", trace=best.trace), task)
+        if best.height() < pairwise_objective(self.evidence.states):  # no worse than as given
+            still = {name: self.still() for name in names}
+            best = _descended(self.descent(still, "as given"), f"{task}, as given")
         return Solution(anchored(best.members, names[0]), {"joint": best.trace})
 
-    def descent(self, members: Members, *key: int | str, anchor: str | None = None) -> Descent:
+    def descent(
+        self,
+        members: Members,
+        *key: int | str,
+        anchor: str | None = None,
+        trace: Sequence[float] = (),
+    ) -> Descent:
         """Return a descent from `members`, its randomness decided by the seed and by `key`."""
         # Keyed by the networks, so that a network's result does not depend on which others run.
         generator = self._generator(*key, *members)
-        return Descent(self.evidence, members, self.settings, generator=generator, anchor=anchor)
+        return Descent(
+            self.evidence, members, self.settings, generator=generator, anchor=anchor, trace=trace
+        )
 
-    def _race(self, members: Members, anchor: str, task: str) -> list[Descent]:
-        """Return the descents from settled groups and from `members`, the more promising first.
+    def _starts(self, members: Members, anchor: str, task: str) -> Iterator[Descent]:
+        """Yield descents from settled groups and from `members`, then from random members.
 
         Settling finds what networks have in common, and makes a worse start where that is little.
-        It has found something if it is clearly above what one sweep from `members` reaches.
+        It has found something, and comes first, if it is clearly above what one sweep from
+        `members` reaches.
         """
-        settled, plain = (self.descent(members, start, anchor=anchor) for start in range(2))
-        settled.settle()
+        # Every descent holds a network: here, too, there is only one at a time.
+        settled = _settled(self.descent(members, 0, anchor=anchor))
+        plain = self.descent(members, 1, anchor=anchor, trace=settled.trace[:1])
         plain.descend(task, until=1)
-        found = settled.trace[-1] - plain.trace[-1] > _CLEARLY * abs(plain.trace[-1])
-        return [settled, plain] if found else [plain, settled]
+        reached = plain.trace[-1]
+        if settled.height() - reached > _CLEARLY * abs(reached):
+            del plain
+            yield self.descent(settled.members, 0, anchor=anchor, trace=settled.trace)
+            yield self.descent(members, 1, anchor=anchor, trace=settled.trace[:1])
+        else:
+            yield plain
+            del plain
+            yield self.descent(settled.members, 0, anchor=anchor, trace=settled.trace)
+        for attempt in itertools.count(2):
+            generator = self._generator("start", attempt, *members)
+            yield self.descent(
+                {n: m if n == anchor else self._random(generator) for n, m in members.items()},
+                attempt,
+                anchor=anchor,
+            )
 
-    def _best(self, starts: Iterable[Descent], task: str, restarts: int) -> Descent:
-        """Descend from `starts`, then from random members; return the highest objective."""
-        best: Descent | None = None
-        given = iter(starts)
+    def _best(self, starts: Iterator[Descent], task: str, restarts: int) -> _Found:
+        """Return the highest of the descents from the first of `starts`."""
+        best: _Found | None = None
         for attempt in range(restarts):
-            found = next(given, None) or self._random_start(best, attempt)
-            found.descend(task if restarts == 1 else f"{task}, start {attempt + 1}")
-            if best is None or found.trace[-1] > best.trace[-1]:
-                best = found
+            start = task if restarts == 1 else f"{task}, start {attempt + 1}"
+            found = _descended(next(starts), start)
+            best = found if best is None else max(best, found, key=_Found.height)
             if self.settings.deadline.passed():
                 break
         assert best is not None
         return best
-
-    def _random_start(self, like: Descent | None, attempt: int) -> Descent:
-        """Return a descent that starts where random members put the networks of `like`."""
-        assert like is not None
-        generator = self._generator("start", attempt, *like.members)
-        members = {
-            name: member if name == like.anchor else self._random_member(generator)
-            for name, member in like.members.items()
-        }
-        return self.descent(members, attempt, anchor=like.anchor)
 
     def _generator(self, *key: int | str) -> np.random.Generator:
         words = [byte for part in key for byte in f"{part}/".encode()]
@@ -132,6 +147,30 @@ class Search:
         """Return the member that moves nothing."""
         return action.assemble(self.evidence.spec.groups, {})
 
-    def _random_member(self, generator: np.random.Generator) -> dict[str, Indices]:
+    def _objective(self, members: Members) -> float:
+        return self.descent(members, "objective").trace[-1]
+
+    def _random(self, generator: np.random.Generator) -> dict[str, Indices]:
         member = self.evidence.spec.random(generator=generator)
         return {group: permutation.indices for group, permutation in member.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where a descent has ended: all that is kept of it."""
+
+    members: dict[str, dict[str, Indices]]
+    trace: list[float]
+
+    def height(self) -> float:
+        return self.trace[-1]
+
+
+def _descended(descent: Descent, task: str) -> _Found:
+    descent.descend(task)
+    return _Found(descent.members, descent.trace)
+
+
+def _settled(descent: Descent) -> _Found:
+    descent.settle()
+    return _Found(descent.members, descent.trace)
