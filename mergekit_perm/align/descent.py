@@ -20,6 +20,7 @@ import torch
 from mergekit_perm import action
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.evidence import Evidence
+from mergekit_perm.align.precision import in_double
 from mergekit_perm.align.similarity import KeptSimilarity, best_moves
 from mergekit_perm.align.views import View
 from mergekit_perm.permutation import Indices
@@ -173,19 +174,18 @@ class Descent:
         """
         if only_if_it_gains and not self._may_gain(name, view):
             return 0.0
-        current = self.current[name]
-        target = {tensor: self._target(name, tensor) for tensor in view.tensors}
         kept = self._keeper(name, view) if only_if_it_gains else None
         if kept:
             moves = kept.best_moves()
         else:
-            rough = {t: self._noisy(value).to(current[t].dtype) for t, value in target.items()}
-            moves = best_moves(view, rough, current)
+            target = {tensor: self._rough_target(name, tensor) for tensor in view.tensors}
+            moves = best_moves(view, target, self.current[name])
+            del target
         step = action.assemble(self.evidence.spec.groups, moves)
         gain = 0.0
         if not moves_nothing(step):
             known = kept.gained(moves[view.group]) if kept else None
-            gain = self._take(name, view, step, target, only_if_it_gains, known)
+            gain = self._take(name, view, step, only_if_it_gains, known)
         if only_if_it_gains and (view.is_linear or not gain):
             self._settled[name, view.group] = self._clock
         return gain
@@ -195,7 +195,6 @@ class Descent:
         name: str,
         view: View,
         step: action.Member,
-        target: Mapping[str, torch.Tensor],
         only_if_it_gains: bool,
         known: float | None,
     ) -> float:
@@ -208,7 +207,7 @@ class Descent:
         gain = 0.0
         if only_if_it_gains:
             gain = known or sum(
-                _inner_product_gained(moved[t], current[t], target[t], dim, places)
+                _inner_product_gained(moved[t], current[t], self._target(name, t), dim, places)
                 for t, dim, places in _changed_parts(view, step)
             )
             if gain <= 0.0:
@@ -254,13 +253,15 @@ class Descent:
             return self.current[self.anchor][tensor]
         return self.total[tensor] - self.current[name][tensor]
 
-    def _noisy(self, target: torch.Tensor) -> torch.Tensor:
+    def _rough_target(self, name: str, tensor: str) -> torch.Tensor:
+        """Return what moves are found by: the target as precise as the network, with noise."""
+        target = self._target(name, tensor).to(self.current[name][tensor].dtype)
         if not self._noise:
             return target
-        size = float(target.square().mean().sqrt())
+        size = torch.linalg.vector_norm(target) / target.numel() ** 0.5
         # Drawn on the CPU, so that devices agree.
         noise = torch.randn(target.shape, generator=self._torch_generator, dtype=torch.float32)
-        return target + self._noise * size * noise.to(target.device)
+        return torch.add(target, noise.to(target.device), alpha=self._noise * float(size))
 
     def _sum(self, tensor: str) -> torch.Tensor:
         total = torch.zeros_like(self.current[self.moving[0]][tensor], dtype=torch.float64)
@@ -298,15 +299,14 @@ def pairwise_objective(states: Mapping[str, Mapping[str, torch.Tensor]]) -> floa
     """
     total = 0.0
     for tensor in next(iter(states.values())):
-        if len(states) == 2:
-            one, other = (state[tensor].double() for state in states.values())
-            total += _dot(one, other)
-            continue
-        whole, squares = torch.zeros(()), 0.0
-        for state in states.values():
-            member = state[tensor].double()
-            whole, squares = whole + member, squares + _dot(member, member)
-        total += (_dot(whole, whole) - squares) / 2
+        for parts in in_double([state[tensor] for state in states.values()]):
+            if len(states) == 2:
+                total += float(torch.dot(*parts))
+                continue
+            whole, squares = torch.zeros(()), 0.0
+            for part in parts:
+                whole, squares = whole + part, squares + float(torch.dot(part, part))
+            total += (float(torch.dot(whole, whole)) - squares) / 2
     return total
 
 
@@ -333,9 +333,7 @@ def _inner_product_gained(
     parts = [moved, current, target]
     if places is not None:
         parts = [part.index_select(dim, places.to(part.device)) for part in parts]
-    moved, current, target = (part.double() for part in parts)
-    return _dot(moved, target) - _dot(current, target)
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
+    return sum(
+        float(torch.dot(moved, target)) - float(torch.dot(current, target))
+        for moved, current, target in in_double(parts)
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mergekit_perm.align.descent import pairwise_objective
+from mergekit_perm.align.precision import add_scaled, squared_norms
 from mergekit_perm.align.rows import Rows, rows_by_group
 from mergekit_perm.align.views import State
 from mergekit_perm.permspec import PermutationSpec
@@ -89,14 +90,16 @@ def _similarity(states: Sequence[State], parts: Sequence[Rows]) -> float:
         return 0.0
     scales = []
     for state in states:
-        squares = torch.stack([rows(state).double().square().sum(1) for rows in parts]).sum(0)
+        squares = torch.stack([squared_norms(rows(state)) for rows in parts]).sum(0)
         scales.append(torch.where(squares > 0, squares, torch.inf).rsqrt())
-    lengths = torch.zeros_like(scales[0])
-    for rows in parts:
-        units = (rows(s).double() * scale[:, None] for s, scale in zip(states, scales, strict=True))
-        whole = next(units)
-        for unit in units:
-            whole += unit
-        lengths += whole.square().sum(1)
+    sums = torch.stack([_sums(states, scales, rows) for rows in parts]).sum(0)
     n, nonzero = len(states), torch.stack(scales).gt(0).sum(0)
-    return float(((lengths - nonzero) / (n * (n - 1))).mean())
+    return float(((sums - nonzero) / (n * (n - 1))).mean())
+
+
+def _sums(states: Sequence[State], scales: Sequence[torch.Tensor], rows: Rows) -> torch.Tensor:
+    """Return the squared length of the sum over states, each row scaled, on one tensor."""
+    whole = torch.zeros_like(rows(states[0]), dtype=torch.float64)
+    for state, scale in zip(states, scales, strict=True):
+        add_scaled(whole, rows(state), scale)
+    return squared_norms(whole)

@@ -64,6 +64,8 @@ def weight_matching(
 
     Similarities are summed in the dtype of the weights (float32 at least). Gains are read from them
     where they are plain, and computed in float64 where rounding might decide.
+    On top of the networks it holds one permuted copy of that which is matched, with "joint" of all
+    and their sum in float64, besides the similarities of one network's groups.
     Running statistics are moved but not matched. With "joint", F is never below what matching to
     the first network with one start reaches, and the first network is the one that stays.
 
