@@ -15,43 +15,18 @@ counts; between them a block that is spread over several j loses weight.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mergekit_perm import action
+from mergekit_perm.align.soft_axes import AxisPlan, MatrixOf, Moving, axis_plan, taken
 from mergekit_perm.align.soft_members import Matrices
-from mergekit_perm.axes import (
-    Axis,
-    Concatenation,
-    Fixed,
-    Inner,
-    Interleaving,
-    Pick,
-    Product,
-    Slice,
-    Whole,
-    chosen,
-    inner_group,
-    interleaved,
-    leaves,
-    names,
-    size,
-)
+from mergekit_perm.axes import Axis, Whole, inner_group
 from mergekit_perm.groups import Groups
 from mergekit_perm.permspec import PermutationSpec
-from mergekit_perm.permutation import Indices
-
-Moving = Whole | Inner
-_MatrixOf = Callable[[Moving], torch.Tensor]
-
-
-# --------------------------------------------------------------------------------- soft action
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,69 +74,9 @@ def soft_action(spec: PermutationSpec, tensors: Collection[str]) -> SoftAction:
         if name in tensors:
             for axis in row:
                 if axis not in known:
-                    known[axis] = _axis_plan(axis, spec.groups)
+                    known[axis] = axis_plan(axis, spec.groups)
             plans[name] = _tensor_plan(row, spec.groups, known)
     return SoftAction({name: plan for name, plan in plans.items() if plan.degree})
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """Coordinates that one matrix moves: the entrywise product of its factors.
-
-    Attributes:
-        factors: the group of each factor, and its element for every row of the matrix; None when
-            these are all elements in order.
-        rows: how many rows the matrix has.
-        coordinates: of the axis, row by row; None when all of the axis is in order. However many
-            there are for each row, they are moved alike.
-    """
-
-    factors: tuple[tuple[Moving, torch.Tensor | None], ...]
-    rows: int
-    coordinates: torch.Tensor | None
-
-    def matrix(self, of: _MatrixOf) -> torch.Tensor:
-        """Return what multiplies the rows, shape (..., rows, rows)."""
-        parts = [
-            of(leaf) if elements is None else of(leaf)[..., elements[:, None], elements]
-            for leaf, elements in self.factors
-        ]
-        return math.prod(parts[1:], start=parts[0])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Layer:
-    """Pieces that share no coordinate.
-
-    Attributes:
-        pieces: what moves.
-        rest: the coordinates that stay.
-        back: where each coordinate stands when the pieces and then the rest are put together;
-            None when that is where it stood.
-    """
-
-    pieces: tuple[_Piece, ...]
-    rest: torch.Tensor
-    back: torch.Tensor | None
-
-    def apply(self, tensor: torch.Tensor, of: _MatrixOf) -> torch.Tensor:
-        """Return `tensor` (..., size, columns) moved."""
-        before, columns = tensor.shape[:-2], tensor.shape[-1]
-        parts = []
-        for piece in self.pieces:
-            rows = _taken(tensor, piece.coordinates).reshape(*before, piece.rows, -1)
-            parts.append((piece.matrix(of) @ rows).reshape(*before, -1, columns))
-        if len(self.rest):
-            parts.append(_taken(tensor, self.rest))
-        return _taken(torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0], self.back)
-
-
-@dataclass(frozen=True, slots=True)
-class AxisPlan:
-    """What multiplies one axis: layers one after another, and the highest number of factors."""
-
-    layers: tuple[_Layer, ...]
-    degree: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,14 +113,7 @@ class TensorPlan:
     degree: int
 
 
-def _taken(tensor: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
-    """Return `tensor` (..., size, columns) at `coordinates`."""
-    if coordinates is None:
-        return tensor
-    return tensor.index_select(tensor.dim() - 2, coordinates.to(tensor.device))
-
-
-def _along(plan: AxisPlan, tensor: torch.Tensor, dim: int, of: _MatrixOf) -> torch.Tensor:
+def _along(plan: AxisPlan, tensor: torch.Tensor, dim: int, of: MatrixOf) -> torch.Tensor:
     """Return `tensor` (networks, ...) with dimension `dim` moved."""
     moved = tensor.movedim(dim, 1)
     rows = moved.reshape(*moved.shape[:2], -1)
@@ -219,7 +127,7 @@ def _with_inner(plan: _NestedPlan, tensor: torch.Tensor, matrices: Matrices) -> 
     count, blocks = len(tensor), plan.blocks
     first = tensor.movedim(plan.dim + 1, 1)
     length, shape = first.shape[1], first.shape
-    rows = _taken(first.reshape(count, length, -1), plan.order)
+    rows = taken(first.reshape(count, length, -1), plan.order)
     # Every target block sees every source block through its own inner matrices.
     seen = rows.reshape(count, 1, blocks, length // blocks, *shape[2:])
     seen = seen.expand(count, blocks, *seen.shape[2:])
@@ -233,7 +141,7 @@ def _with_inner(plan: _NestedPlan, tensor: torch.Tensor, matrices: Matrices) -> 
     outer = _matrix(plan.axis, length, matrices, tensor)[:, plan.order[:, None], plan.order]
     outer = outer.reshape(count, blocks, length // blocks, length)
     mixed = (outer @ seen.reshape(count, blocks, length, -1)).reshape(count, length, -1)
-    return _taken(mixed, plan.order.argsort()).reshape(shape).movedim(1, plan.dim + 1)
+    return taken(mixed, plan.order.argsort()).reshape(shape).movedim(1, plan.dim + 1)
 
 
 def _by_blocks(leaf: Moving, matrices: Matrices, blocks: int) -> torch.Tensor:
@@ -251,9 +159,6 @@ def _matrix(plan: AxisPlan, length: int, matrices: Matrices, like: torch.Tensor)
     return _along(plan, still.expand(len(like), -1, -1), 1, lambda leaf: matrices[leaf.group])
 
 
-# ------------------------------------------------------------------------------------- planning
-
-
 def _tensor_plan(row: Sequence[Axis], groups: Groups, known: Mapping[Axis, AxisPlan]) -> TensorPlan:
     inner: dict[int, list[tuple[int, AxisPlan]]] = {}
     for dim, axis in enumerate(row):
@@ -261,8 +166,8 @@ def _tensor_plan(row: Sequence[Axis], groups: Groups, known: Mapping[Axis, AxisP
         if group is not None and known[axis].degree:
             by = action.carrier(row, groups, group)
             inner.setdefault(by, []).append((dim, known[axis]))
-    taken = {dim for parts in inner.values() for dim, _ in parts} | set(inner)
-    plain = [(dim, known[axis]) for dim, axis in enumerate(row) if dim not in taken]
+    nested = {dim for parts in inner.values() for dim, _ in parts} | set(inner)
+    plain = [(dim, known[axis]) for dim, axis in enumerate(row) if dim not in nested]
     return TensorPlan(
         plain=tuple((dim, plan) for dim, plan in plain if plan.degree),
         nested=tuple(_nested_plan(by, row, groups, known, parts) for by, parts in inner.items()),
@@ -281,129 +186,3 @@ def _nested_plan(
     block = action.elements(row[dim], groups, outer)
     order = torch.from_numpy(np.argsort(block, kind="stable"))
     return _NestedPlan(dim, known[row[dim]], order, groups.length(outer), tuple(inner))
-
-
-def _axis_plan(axis: Axis, groups: Groups) -> AxisPlan:
-    """Return how `axis` moves, orbit by orbit.
-
-    The members carry a coordinate to every coordinate of its orbit and to no other, and within an
-    orbit the elements of the groups that stand on a coordinate tell which one it is. So where a
-    group has one element for each coordinate, or several have one pair, triple and so on for each,
-    their matrices say what moves where.
-    """
-    moving = list(dict.fromkeys(leaf for leaf in leaves(axis) if not isinstance(leaf, Fixed)))
-    if not moving:
-        return AxisPlan((), 0)
-    standing = _standing(axis, groups, moving)
-    tables: dict[tuple[int, Moving], list[Indices]] = {}
-    odd: list[_Piece] = []
-    degree = 0
-    for orbit in _orbits(axis, groups):
-        leaf_of = standing[:, 0, orbit[0]]
-        kept = _telling(standing[:, 1, orbit], leaf_of)
-        degree = max(degree, len(kept))
-        found = [moving[leaf_of[place]] for place in kept]
-        elements = standing[kept][:, 1, orbit]
-        extents = [int(row.max()) + 1 for row in elements]
-        if math.prod(extents) != len(orbit):
-            factors = zip(found, map(torch.from_numpy, elements), strict=True)
-            odd.append(_Piece(tuple(factors), len(orbit), torch.from_numpy(orbit)))
-            continue
-        grid = orbit[np.lexsort(elements[::-1])].reshape(extents) if kept else orbit
-        for layer, leaf in enumerate(found):
-            columns = np.moveaxis(grid, layer, 0).reshape(extents[layer], -1)
-            tables.setdefault((layer, leaf), []).append(columns)
-    return AxisPlan(_layers(tables, odd, size(axis, groups)), degree)
-
-
-def _layers(
-    tables: Mapping[tuple[int, Moving], list[Indices]], odd: list[_Piece], length: int
-) -> tuple[_Layer, ...]:
-    pieces: dict[int, list[_Piece]] = {0: list(odd)}
-    for (layer, leaf), columns in sorted(tables.items(), key=lambda item: item[0][0]):
-        table = np.concatenate(columns, axis=1)
-        piece = _Piece(((leaf, None),), len(table), _unless_in_order(table.reshape(-1), length))
-        pieces.setdefault(layer, []).append(piece)
-    return tuple(_layer(those, length) for those in pieces.values() if those)
-
-
-def _layer(pieces: Sequence[_Piece], length: int) -> _Layer:
-    every = np.arange(length)
-    moved = [every if piece.coordinates is None else piece.coordinates.numpy() for piece in pieces]
-    rest = np.setdiff1d(every, np.concatenate(moved))
-    back = np.argsort(np.concatenate([*moved, rest]))
-    return _Layer(tuple(pieces), torch.from_numpy(rest), _unless_in_order(back, length))
-
-
-def _unless_in_order(coordinates: Indices, length: int) -> torch.Tensor | None:
-    in_order = np.array_equal(coordinates, np.arange(length))
-    return None if in_order else torch.from_numpy(coordinates)
-
-
-def _telling(elements: Indices, leaf_of: Indices) -> list[int]:
-    """Return the rows of `elements` (places, coordinates) that are needed to tell columns apart."""
-    kept = [place for place in range(len(elements)) if leaf_of[place] >= 0]
-    for place in list(kept):
-        fewer = [other for other in kept if other != place]
-        distinct = np.unique(elements[fewer], axis=1).shape[1] if fewer else 1
-        if distinct == elements.shape[1]:
-            kept = fewer
-    return kept
-
-
-def _orbits(axis: Axis, groups: Groups) -> list[Indices]:
-    """Return the coordinates of `axis` that members carry to one another, each set in order."""
-    length = size(axis, groups)
-    involved = [group.name for name in sorted(names(axis)) for group in groups.chain(name)]
-    steps = [
-        action.source(axis, groups, member, block=0)
-        for member in action.generators(groups, list(dict.fromkeys(involved)))
-    ]
-    ends = np.concatenate([np.arange(0), *steps])
-    starts = np.tile(np.arange(length), len(steps))
-    edges = coo_array((np.ones(len(ends)), (starts, ends)), shape=(length, length))
-    count, label = connected_components(edges, directed=False)
-    order = np.argsort(label, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(label, minlength=count))[:-1])
-
-
-def _standing(axis: Axis, groups: Groups, moving: list[Moving]) -> Indices:
-    """Return which group references stand on each coordinate, and with which of their elements.
-
-    Shape (places, 2, size): a product has a place for each factor. Where a place is empty, -1.
-    """
-    match axis:
-        case Fixed():
-            return np.empty((0, 2, size(axis, groups)), dtype=np.int64)
-        case Concatenation(terms):
-            return _side_by_side([_standing(term, groups, moving) for term in terms])
-        case Interleaving(blocks, terms):
-            joined = _standing(Concatenation(terms), groups, moving)
-            return joined[:, :, interleaved(blocks, [size(term, groups) for term in terms])]
-        case Slice(base) | Pick(base):
-            every = _standing(base, groups, moving)
-            return every[:, :, chosen(axis, every.shape[2])]
-        case Product(factors):
-            return _paired([_standing(factor, groups, moving) for factor in factors])
-        case _:
-            count = size(axis, groups)
-            return np.stack([np.full(count, moving.index(axis)), np.arange(count)])[None]
-
-
-def _side_by_side(parts: list[Indices]) -> Indices:
-    places = max(len(part) for part in parts)
-    return np.concatenate(
-        [
-            np.pad(part, ((0, places - len(part)), (0, 0), (0, 0)), constant_values=-1)
-            for part in parts
-        ],
-        axis=2,
-    )
-
-
-def _paired(parts: list[Indices]) -> Indices:
-    result = parts[0]
-    for part in parts[1:]:
-        outer = np.repeat(result, part.shape[2], axis=2)
-        result = np.concatenate([outer, np.tile(part, (1, 1, result.shape[2]))])
-    return result
