@@ -1,100 +1,25 @@
-"""Activations as evidence: where each group shows in a forward pass, and what it shows there.
-
-Which tensor carries which group on which axis is found by experiment, so it holds for every
-permutation spec: a network and a permuted copy of it run on the same inputs in float64, and an axis
-belongs to an expression of the spec if permuting it gives one run's tensor from the other's.
-"""
+"""Activations as evidence: what each group shows where it is met in a forward pass."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import nn
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes
 from mergekit_perm.align.evidence import Evidence, of_tensors
 from mergekit_perm.align.examples import Examples
+from mergekit_perm.align.sites import Key, Site, find_sites, listening
 from mergekit_perm.align.views import State
-from mergekit_perm.axes import Axis, Fixed
+from mergekit_perm.axes import Fixed
 from mergekit_perm.permspec import PermutationSpec
 
 Kernel = Literal["correlation", "covariance", "inner_product"]
 KERNELS = get_args(Kernel)
-
-# A module's name, what it takes ("in") or gives ("out"), which of those, and which call of it.
-_Key = tuple[str, str, int, int]
-
-# How many examples the experiment takes, and how far apart two float64 passes may be.
-_PROBES = 3
-_ROUNDING = 1e-7
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A tensor in the forward pass that carries groups.
-
-    Attributes:
-        key: where it is met: module, "in" or "out", its place among them, the number of the call.
-        dim: the axis that carries the groups; axis 0 is the batch.
-        axis: the expression of that axis.
-    """
-
-    key: _Key
-    dim: int
-    axis: Axis
-
-    @property
-    def name(self) -> str:
-        """A name to show, and to keep its tensor under."""
-        module, side, place, call = self.key
-        return f"{module}:{side}{place or ''}{f'@{call}' if call else ''}"
-
-    def rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a tensor met here as (examples and positions, coordinates of the axis)."""
-        moved = tensor.movedim(self.dim, -1)
-        return moved.reshape(-1, moved.shape[-1])
-
-
-def find_sites(spec: PermutationSpec, examples: Examples, state: State) -> tuple[Site, ...]:
-    """Return where the groups of bound `spec` show, for every group the best places there are.
-
-    These are the inputs of layers with weights of two axes or more, that is, activations behind
-    norm and nonlinearity; for groups that no such layer takes, what modules give.
-
-    Args:
-        spec: a bound permutation spec.
-        examples: the module, and inputs.
-        state: weights to try with: every network has the same sites.
-    """
-    layers = _layers(spec)
-    chosen: list[Site] = []
-    tensors: list[torch.Tensor] = []
-    shown: set[str] = set()
-
-    def choose(site: Site, tensor: torch.Tensor) -> None:
-        known = (t for s, t in zip(chosen, tensors, strict=True) if s.axis == site.axis)
-        if not any(tensor.shape == other.shape and tensor.equal(other) for other in known):
-            chosen.append(site)
-            tensors.append(tensor)
-
-    found = list(_all_sites(spec, examples, state))
-    for site, tensor in found:
-        if site.key[1] == "in" and site.key[0] in layers:
-            choose(site, tensor)
-            shown |= _groups(spec, site.axis)
-    for site, tensor in found:
-        if not _groups(spec, site.axis) <= shown:
-            choose(site, tensor)
-    return tuple(chosen)
 
 
 def of_activations(
@@ -121,16 +46,18 @@ def of_activations(
             "inner_product" leaves activations as they are.
         count: examples at most.
         batch_size: examples at a time; decides memory, not the result.
-        rows: about how many examples and positions are kept for a site, the same of all networks.
+        rows: about how many examples and positions are kept for a site, the same of all networks:
+            at least one position of every example.
         seed: which examples, and which positions.
     """
     sites = find_sites(spec, examples, next(iter(states.values())))
-    positions = _Positions(max(1, rows // min(count, len(examples.split))), seed)
+    number = min(count, len(examples.split))
+    positions = _Positions(max(1, rows // number), number, seed)
     kept: dict[str, dict[str, list[torch.Tensor]]] = {
         name: {site.name: [] for site in sites} for name in states
     }
-    for name, site, met in _met(states, sites, examples, count, batch_size, seed):
-        kept[name][site.name].append(positions.chosen(site, met))
+    for name, site, met, which in _met(states, sites, examples, count, batch_size, seed):
+        kept[name][site.name].append(positions.chosen(site, met, which))
     tensors = {
         name: {site: standardised(torch.cat(parts), kernel).T for site, parts in found.items()}
         for name, found in kept.items()
@@ -161,7 +88,7 @@ def of_covariances(
     sums = {name: {site.name: _Sums() for site in sites} for name in states}
     ours: dict[str, torch.Tensor] = {}
     in_order = {reference: states[reference], **states}
-    for name, site, met in _met(in_order, sites, examples, count, batch_size, seed):
+    for name, site, met, _ in _met(in_order, sites, examples, count, batch_size, seed):
         rows = site.rows(met).double()
         if name == reference:
             ours[site.name] = rows
@@ -230,20 +157,26 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True)
 class _Positions:
-    """Which positions of an example are kept: so many, the same ones of all examples."""
+    """Which positions are kept: so many of each of `number` examples, evenly from a random one on.
+
+    Drawn anew for every example, so that however few they are, none stands for all examples.
+    """
 
     most: int
+    number: int
     seed: int
 
-    def chosen(self, site: Site, tensor: torch.Tensor) -> torch.Tensor:
-        """Return rows of a tensor met at `site`, float32 or wider."""
+    def chosen(self, site: Site, tensor: torch.Tensor, which: range) -> torch.Tensor:
+        """Return rows of what examples `which` show at `site`, float32 or wider."""
         rows = site.rows(tensor)
-        each = len(rows) // len(tensor)
+        each, parts = len(rows) // len(tensor), len(tensor) // len(which)
         if each > self.most:
             generator = np.random.default_rng([self.seed, *site.name.encode()])
-            index = np.sort(generator.permutation(each)[: self.most])
-            at = torch.from_numpy(index).to(rows.device)
-            rows = rows.reshape(len(tensor), each, -1)[:, at].flatten(0, 1)
+            # Windows and the like make several entries of one example.
+            starts = generator.integers(each, size=(self.number, parts))[which].reshape(-1, 1)
+            places = (starts + np.arange(self.most) * each // self.most) % each
+            at = torch.from_numpy(places + each * np.arange(len(tensor))[:, None]).to(rows.device)
+            rows = rows[at.flatten()]
         return rows if rows.dtype == torch.float64 else rows.float()
 
 
@@ -254,8 +187,8 @@ def _met(
     count: int,
     batch_size: int,
     seed: int,
-) -> Iterator[tuple[str, Site, torch.Tensor]]:
-    """Yield, batch by batch, what every network shows at every site."""
+) -> Iterator[tuple[str, Site, torch.Tensor, range]]:
+    """Yield, batch by batch, what every network shows at every site, and of which examples."""
     placed = {
         name: {tensor: value.to(examples.device) for tensor, value in state.items()}
         for name, state in states.items()
@@ -263,127 +196,17 @@ def _met(
     by_key = {site.key: site for site in sites}
     met: dict[Site, torch.Tensor] = {}
 
-    def take(key: _Key, tensor: torch.Tensor) -> None:
+    def take(key: Key, tensor: torch.Tensor) -> None:
         if key in by_key:
             met[by_key[key]] = tensor.clone()
 
-    with torch.no_grad(), _listening(examples.module, take) as start:
+    with torch.no_grad(), listening(examples.module, take) as start:
+        done = 0
         for inputs, _ in examples.batches(count, batch_size, seed=seed):
+            which = range(done, done + len(inputs))
+            done = which.stop
             for name, state in placed.items():
                 start()
                 examples.run(state, inputs)
                 for site in sites:
-                    yield name, site, met.pop(site)
-
-
-# ---------------------------------------------------------------------------------- the experiment
-
-
-def _all_sites(
-    spec: PermutationSpec, examples: Examples, state: State
-) -> Iterator[tuple[Site, torch.Tensor]]:
-    """Yield every place and axis that carries groups, and the tensor met there."""
-    module = copy.deepcopy(examples.module).to("cpu", torch.float64).eval()
-    inputs = next(examples.batches(_PROBES, _PROBES))[0].cpu().double()
-    wide = {k: t.cpu().double() if t.is_floating_point() else t.cpu() for k, t in state.items()}
-    member = spec.random(generator=np.random.default_rng(0))
-    indices = {group: permutation.indices for group, permutation in member.items()}
-    plain, moved = (_recorded(module, each, inputs) for each in (wide, spec.act(indices, wide)))
-    moves = _moves(spec, indices)
-    for key, before in plain.items():
-        after = moved.get(key)
-        if after is None or after.shape != before.shape:
-            continue
-        for dim in range(1, before.ndim):
-            axis = _expression(before, after, dim, moves.get(before.shape[dim], ()))
-            if axis is not None:
-                yield Site(key, dim, axis), before
-
-
-def _moves(
-    spec: PermutationSpec, member: action.Member
-) -> dict[int, list[tuple[Axis, torch.Tensor]]]:
-    """Return by size the expressions of the spec and how `member` moves their coordinates."""
-    found: dict[Axis, torch.Tensor] = {}
-    for row in spec.axes.values():
-        for axis in row:
-            if axis in found or not axes.names(axis) or axes.inner_group(axis) is not None:
-                continue
-            found[axis] = torch.from_numpy(action.source(axis, spec.groups, member))
-    by_size: dict[int, list[tuple[Axis, torch.Tensor]]] = {}
-    for axis, move in found.items():
-        if not torch.equal(move, torch.arange(len(move))):
-            by_size.setdefault(len(move), []).append((axis, move))
-    return by_size
-
-
-def _expression(
-    before: torch.Tensor,
-    after: torch.Tensor,
-    dim: int,
-    candidates: Iterable[tuple[Axis, torch.Tensor]],
-) -> Axis | None:
-    """Return the expression that explains how `after` differs from `before` along `dim`."""
-    size = float(before.abs().max())
-    if not size or float((after - before).abs().max()) <= _ROUNDING * size:
-        return None
-    for axis, move in candidates:
-        if float((before.index_select(dim, move) - after).abs().max()) <= _ROUNDING * size:
-            return axis
-    return None
-
-
-def _recorded(module: nn.Module, state: State, inputs: torch.Tensor) -> dict[_Key, torch.Tensor]:
-    found: dict[_Key, torch.Tensor] = {}
-
-    def take(key: _Key, tensor: torch.Tensor) -> None:
-        found[key] = tensor.clone()  # a nonlinearity may work in place
-
-    with torch.no_grad(), _listening(module, take) as start:
-        start()
-        torch.func.functional_call(module, dict(state), (inputs,))
-    return found
-
-
-def _layers(spec: PermutationSpec) -> set[str]:
-    """Return the modules with a parameter of two axes or more in the spec."""
-    return {name.rpartition(".")[0] for name, row in spec.axes.items() if len(row) > 1}
-
-
-def _groups(spec: PermutationSpec, axis: Axis) -> frozenset[str]:
-    return frozenset(g.name for name in axes.names(axis) for g in spec.groups.chain(name))
-
-
-@contextmanager
-def _listening(
-    module: nn.Module, take: Callable[[_Key, torch.Tensor], None]
-) -> Iterator[Callable[[], None]]:
-    """Let `take` see what every module within `module` takes and gives.
-
-    Yields a function to call before every pass.
-    """
-    calls: Counter[str] = Counter()
-    hooks = []
-
-    def hear(name: str, side: str, values: Any) -> None:
-        values = values if isinstance(values, tuple | list) else (values,)
-        for place, value in enumerate(values):
-            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 1:
-                take((name, side, place, calls[name]), value)
-
-    def before(name: str, _: nn.Module, given: Any) -> None:
-        hear(name, "in", given)
-
-    def after(name: str, _: nn.Module, __: Any, given: Any) -> None:
-        hear(name, "out", given)
-        calls[name] += 1
-
-    for name, part in module.named_modules():
-        if name:
-            hooks.append(part.register_forward_pre_hook(partial(before, name)))
-            hooks.append(part.register_forward_hook(partial(after, name)))
-    try:
-        yield calls.clear
-    finally:
-        for hook in hooks:
-            hook.remove()
+                    yield name, site, met.pop(site), which

@@ -11,13 +11,9 @@ from torch.utils.data import TensorDataset
 
 from mergekit_perm import axes, checkpoints, derive, networks
 from mergekit_perm.align import align
-from mergekit_perm.align.activations import (
-    find_sites,
-    of_activations,
-    of_covariances,
-    standardised,
-)
+from mergekit_perm.align.activations import of_activations, of_covariances, standardised
 from mergekit_perm.align.examples import Examples
+from mergekit_perm.align.sites import find_sites
 from mergekit_perm.data import Split
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
@@ -80,6 +76,20 @@ def test_every_group_of_a_timm_network_shows(architecture: str) -> None:
     assert len({(site.key, site.dim) for site in sites}) == len(sites)
 
 
+@pytest.mark.parametrize("hidden", [[2], [2, 2], [2, 3, 2, 16], [3, 3, 3]])
+def test_groups_of_few_elements_show_where_they_are(hidden: list[int]) -> None:
+    """A random member often moves none of them, or two of them alike."""
+    mlp = ("mlp", {"in_features": 5, "hidden": hidden, "num_classes": 3})
+    sites = find_sites(spec_of(*mlp), examples(*mlp), network(*mlp))
+    layers = [f"layers.{number}" for number in range(len(hidden))]
+    taken = [f"{name}:in" for name in (*layers[1:], "head")]
+    # Where all of few units are dead, a layer takes in zeros, and they show before the ReLU.
+    places = {axes.format_axis(site.axis): site.name for site in sites}
+    assert places.keys() == set(layers)
+    for layer, at in zip(layers, taken, strict=True):
+        assert places[layer] in (at, f"{layer}:out")
+
+
 @pytest.mark.parametrize("kernel", ["correlation", "covariance", "inner_product"])
 def test_sums_over_a_stream_are_the_kernel_of_all_rows(kernel: Any) -> None:
     architecture, options = RESNET
@@ -93,6 +103,24 @@ def test_sums_over_a_stream_are_the_kernel_of_all_rows(kernel: Any) -> None:
         expected = rows.states["b"][site] @ rows.states["c"][site].T
         assert torch.allclose(covariances.T, expected, atol=1e-5)
         assert torch.equal(stream.states["b"][site], torch.eye(len(covariances)))
+
+
+def test_few_positions_are_others_in_every_example() -> None:
+    architecture, options = RESNET
+    states = {"a": network(architecture, options)}
+    spec, data = spec_of(architecture, options), examples(architecture, options)
+    how: Any = {"kernel": "inner_product", "count": 12, "batch_size": 5, "seed": 0}
+    one, every = (of_activations(states, spec, data, rows=r, **how) for r in (12, 12 * 64))
+    places = {}
+    for site, few in one.states["a"].items():
+        found, whole = few * 12**0.5, every.states["a"][site]
+        whole = (whole * whole.shape[1] ** 0.5).unflatten(1, (12, -1))
+        same = (whole - found[:, :, None]).abs().amax(0) < 1e-5
+        assert bool(same.any(1).all())  # each is a position of its own example
+        if whole.shape[2] == 64:
+            places[site] = same.float().argmax(1).tolist()
+    assert places
+    assert all(len(set(found)) > 6 for found in places.values())
 
 
 def test_the_batch_size_decides_no_row() -> None:
