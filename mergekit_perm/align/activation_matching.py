@@ -64,7 +64,7 @@ def activation_matching(
     """
     examples = needed(examples, "activation_matching")
     check_options(restarts=restarts, max_sweeps=max_sweeps, seed=seed, count=count, rows=rows)
-    check_options(batch_size=batch_size)
+    check_options(batch_size=batch_size, max_seconds=max_seconds)
     check_choice("kernel", kernel, KERNELS)
     settings = Settings(max_sweeps=max_sweeps, deadline=Deadline(max_seconds), progress=progress)
     if reference != "joint":

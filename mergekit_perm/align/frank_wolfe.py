@@ -65,6 +65,7 @@ def frank_wolfe(
     tolerance: float = 1e-6,
     patience: int = 5,
     max_seconds: float | None = None,
+    device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Solution:
     """Return one member per network, found by Frank-Wolfe over soft members.
@@ -81,6 +82,7 @@ def frank_wolfe(
         tolerance: a step gains little when it raises F by less than this fraction of it.
         patience: stop after so many steps in a row that gain little.
         max_seconds: take no further step after this time; None for no limit.
+        device: where to compute; the device of the states by default.
         progress: told after every step, and after every sweep of the descent.
 
     Each step is exact: the best members by assignment, the length by the polynomial that F is along
@@ -97,7 +99,7 @@ def frank_wolfe(
     check_options(max_iterations=max_iterations, tolerance=tolerance, patience=patience)
     check_options(seed=seed, max_seconds=max_seconds)
     deadline = Deadline(max_seconds)
-    objective = Objective.of(states, spec)
+    objective = Objective.of(states, spec, device)
     held = 0 if len(states) == 2 else None
     climb = _Climb(objective, _start(objective, start, seed, held), held)
     climb.consider(objective.still())
@@ -105,7 +107,7 @@ def frank_wolfe(
     climb.consider(climb.rounded(climb.matrices))
     names = list(states)
     polished = _polished(
-        of_weights(states, spec),
+        of_weights(states, spec, device=device),
         dict(zip(names, climb.best, strict=True)),
         Settings("forward", deadline=deadline, progress=progress),
         anchor=None if held is None else names[held],
@@ -137,11 +139,16 @@ class Objective:
     fixed: float
 
     @classmethod
-    def of(cls, states: Mapping[str, State], spec: PermutationSpec) -> Objective:
-        """Return F for the weights of `states`."""
+    def of(
+        cls,
+        states: Mapping[str, State],
+        spec: PermutationSpec,
+        device: torch.device | None = None,
+    ) -> Objective:
+        """Return F for the weights of `states`, computed on `device` or where they are."""
         names = matched_tensors(spec, next(iter(states.values())))
         stacked = {
-            name: torch.stack([state[name].detach().double() for state in states.values()])
+            name: torch.stack([s[name].detach().to(device).double() for s in states.values()])
             for name in names
         }
         moving = soft_action(spec, names)

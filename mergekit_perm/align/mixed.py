@@ -87,7 +87,7 @@ def mixed(
     """
     check_options(restarts=restarts, steps=steps, seed=seed, count=count, rows=rows, ratio=ratio)
     check_options(batch_size=batch_size, max_sweeps=max_sweeps, strength=strength)
-    check_options(exchanges=exchanges)
+    check_options(exchanges=exchanges, max_seconds=max_seconds)
     settings = Settings(max_sweeps=max_sweeps, deadline=Deadline(max_seconds), progress=progress)
     if examples is None:
         search = Search(of_weights(states, spec, device=device), settings, seed)

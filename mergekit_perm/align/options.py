@@ -8,33 +8,46 @@ from types import MappingProxyType
 
 from mergekit_perm.errors import AlignmentError
 
-# The least that a number may be.
-_LEAST: Mapping[str, float] = MappingProxyType(
+# The least that whole numbers may be, and that other numbers may be.
+_WHOLE: Mapping[str, int] = MappingProxyType(
     dict.fromkeys(("restarts", "batch_size", "patience", "iterations"), 1)
-    | dict.fromkeys(("seed", "tolerance", "max_sweeps", "max_seconds", "max_iterations"), 0)
-    | dict.fromkeys(("cooling", "exchanges", "steps", "strength", "ratio"), 0)
+    | dict.fromkeys(("seed", "max_sweeps", "max_iterations", "cooling", "exchanges", "steps"), 0)
     | dict.fromkeys(("count", "rows"), 2)
 )
-# What is a number above 0, and not infinite.
+_LEAST: Mapping[str, float] = MappingProxyType(
+    dict.fromkeys(("tolerance", "max_seconds", "strength", "ratio"), 0)
+)
+# What is a number above 0.
 _POSITIVE = ("learning_rate", "temperature")
 
 
 def check_options(**options: float | str | None) -> None:
-    """Check options by name.
+    """Check options by name; None is in order.
 
     Raises:
-        AlignmentError: one is out of range.
+        AlignmentError: one is out of range, or no whole number where it has to be one.
     """
     for option, given in options.items():
+        if given is None:
+            continue
         if option == "order":
             check_choice("order", str(given), ("random", "forward"))
-        elif not isinstance(given, int | float):
-            continue
+        elif option in _WHOLE:
+            _check_whole(option, given)
+        elif not isinstance(given, int | float) or (given == math.inf and option != "max_seconds"):
+            raise AlignmentError(f"{option} must be a number, found {given}")
         elif option in _POSITIVE:
-            if not 0 < given < math.inf:
+            if not given > 0:
                 raise AlignmentError(f"{option} must be above 0, found {given}")
         elif not given >= _LEAST[option]:
             raise AlignmentError(f"{option} must be at least {_LEAST[option]}, found {given}")
+
+
+def _check_whole(option: str, given: float | str) -> None:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise AlignmentError(f"{option} must be a whole number, found {given}")
+    if given < _WHOLE[option]:
+        raise AlignmentError(f"{option} must be at least {_WHOLE[option]}, found {given}")
 
 
 def check_choice(option: str, given: str, known: Sequence[str]) -> None:

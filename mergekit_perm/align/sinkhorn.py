@@ -57,6 +57,7 @@ def sinkhorn(
     examples: Examples | None = None,
     batch_size: int = 256,
     max_seconds: float | None = None,
+    device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Solution:
     """Return one member per network, learned by gradient descent on soft members.
@@ -79,11 +80,14 @@ def sinkhorn(
         examples: labelled examples for "midpoint" and "random_point".
         batch_size: how many examples a step takes, drawn at random.
         max_seconds: take no further step after this time; None for no limit.
+        device: where "distance" is computed, the device of the states by default; with examples it
+            is theirs.
         progress: told after every step.
 
     The first scores are I + 0.1 N(0, 1). Every 10 steps, and in the end, the soft members are
     hardened by assignment; the best of these by the objective are the result, or no move at all
-    where none is better. With data, the judges are up to 512 examples and fixed mixtures. Traces
+    where none is better. With data, the judges are up to 512 examples and fixed mixtures,
+    and BatchNorm normalises by the statistics of the batch. Traces
     have the objective of the soft members before the first step and after each: the lower, the
     better. For "distance" weights are taken in float64; running statistics move with the others.
 
@@ -97,7 +101,7 @@ def sinkhorn(
     matches = matches_of(list(states), reference)
     loss: Loss
     if objective == "distance":
-        loss = Distance.of(states, spec, matches)
+        loss = Distance.of(states, spec, matches, device)
     elif examples is None:
         raise AlignmentError(
             f"objective '{objective}' looks at labelled examples: give `data`, and `model`, "

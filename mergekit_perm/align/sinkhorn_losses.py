@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from torch.nn import functional
 
+from mergekit_perm.align import mixtures
 from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.soft import SoftAction, soft_action
@@ -70,11 +70,16 @@ class Distance:
 
     @classmethod
     def of(
-        cls, states: Mapping[str, State], spec: PermutationSpec, matches: Sequence[Match]
+        cls,
+        states: Mapping[str, State],
+        spec: PermutationSpec,
+        matches: Sequence[Match],
+        device: torch.device | None = None,
     ) -> Distance:
         """Return the distance of the weights of `states`, in float64."""
         names = matched_tensors(spec, next(iter(states.values())))
-        return cls(soft_action(spec, names), _stacked(states, names, torch.float64), matches)
+        weights = _stacked(states, names, torch.float64, device)
+        return cls(soft_action(spec, names), weights, matches)
 
     @property
     def like(self) -> torch.Tensor:
@@ -113,7 +118,7 @@ class CrossEntropy:
         counts: tensors that cannot be mixed, of the first network.
         matches: what is mixed with what.
         goal: which mixtures.
-        examples: what the networks run on, in eval mode.
+        examples: what the networks run on, BatchNorm by the statistics of each batch.
         batch_size: how many examples at once.
         seed: decides batches and mixtures.
     """
@@ -179,12 +184,12 @@ class CrossEntropy:
         """Return the mean losses of mixtures and examples that stay the same."""
         generator = np.random.default_rng(self.seed)
         several = 1 if self.goal == "midpoint" else _MIXTURES
-        mixtures = [self._mixtures(generator) for _ in range(several)]
+        drawn = [self._mixtures(generator) for _ in range(several)]
         moved = self._moved(matrices)
         total, seen = torch.zeros(len(self.matches), dtype=torch.float64), 0
         for inputs, labels in self.examples.batches(_JUDGED_ON, self.batch_size, seed=self.seed):
             seen += several * len(labels)
-            for mixture in mixtures:
+            for mixture in drawn:
                 for place, (match, shares) in enumerate(mixture):
                     loss = self._mixed(moved, match, shares, inputs, labels)
                     total[place] += loss.item() * len(labels)
@@ -213,9 +218,7 @@ class CrossEntropy:
         }
         # Normalisation layers take statistics as constants, and refuse them otherwise.
         mixture |= {n: mixture[n].detach() for n in self.buffers}
-        return functional.cross_entropy(
-            self.examples.run({**mixture, **self.counts}, inputs), labels
-        )
+        return mixtures.loss(self.examples, {**mixture, **self.counts}, inputs, labels)
 
 
 def _shares(goal: Goal, count: int, generator: np.random.Generator) -> torch.Tensor:

@@ -73,6 +73,7 @@ def weight_matching(
         AlignmentError: an option out of range.
     """
     check_options(restarts=restarts, cooling=cooling, order=order, max_sweeps=max_sweeps, seed=seed)
+    check_options(tolerance=tolerance, max_seconds=max_seconds)
     settings = Settings(order, tolerance, max_sweeps, Deadline(max_seconds), progress)
     search = Search(of_weights(states, spec, device=device), settings, seed, cooling)
     return search.match(reference, restarts=restarts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -259,7 +260,10 @@ def test_what_align_itself_gives_is_no_option() -> None:
 
 def test_a_device_is_for_every_method() -> None:
     spec, states, _, _ = small()
-    for method in ("weight_matching", "frank_wolfe"):
+    for method, function in METHODS.items():
+        # With examples it is theirs.
+        assert {"device", "examples"} & inspect.signature(function).parameters.keys(), method
+    for method in ("weight_matching", "frank_wolfe", "sinkhorn"):
         assert align(states, spec, method=method, device="cpu").method == method
         with pytest.raises(EvaluationError, match="no device 'cpus'"):
             align(states, spec, method=method, device="cpus")
