@@ -52,7 +52,8 @@ def activation_matching(
             centred, as in Git Re-Basin).
         count: examples at most.
         batch_size: examples at a time; decides memory, not the result.
-        rows: with "joint", about how many examples and positions are kept for every site.
+        rows: with "joint", about how many examples and positions are kept for every site, and at
+            least one position of every example, other ones of each.
         seed: of examples, positions, the order of visits and random starts.
         restarts: how many starts, of which the best wins; see `weight_matching`.
         max_sweeps: stop after so many sweeps at the latest.

@@ -70,9 +70,11 @@ def mixed(
         strength: how far a gradient pushes, in terms of the size of the weights.
         exchanges: how many exchanges of two elements are tried in the end; 0 for none.
         ratio: how much similarities of activations count against those of weights.
-        count: examples by whose loss the best is chosen, at most.
-        batch_size: examples for a gradient, and at a time elsewhere.
-        rows: about how many examples and positions of activations are compared.
+        count: examples by whose loss the best is chosen, at most. They run as one batch, so that
+            this decides how much memory it takes.
+        batch_size: examples for a gradient, and at a time for activations.
+        rows: about how many examples and positions of activations are compared, and at least one
+            position of every example, other ones of each.
         max_sweeps: stop a descent after so many sweeps at the latest.
         max_seconds: stop after so many seconds; the best so far is kept.
         device: where weights alone are compared; with examples it is theirs.

@@ -73,8 +73,9 @@ def straight_through(
         progress: told after every step.
 
     The first candidate is weight matching to the anchor, every step gives another one, and the
-    result is the best of them all: the one whose barycentre and midpoints of pairs, on the fixed
-    examples, exceed the losses of the networks themselves by least. The trace is the lowest excess
+    result is the best of them all: the one whose barycentre, midpoints of a ring of pairs and
+    points halfway from the barycentre to every network, on the fixed examples, exceed the losses of
+    the networks themselves by least. The trace is the lowest excess
     so far. BatchNorm normalises by the statistics of the batch; running statistics are moved, and
     neither matched nor learned. A loss that is not finite ends the steps.
 

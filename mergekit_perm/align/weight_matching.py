@@ -49,7 +49,8 @@ def weight_matching(
             identity, else from the identity; then from the other one, then from random members.
             Matching jointly starts from matching to the first network, then from the best so far.
         cooling: with "joint", for how many sweeps every start is shaken by noise that dies away,
-            before it descends (simulated annealing); 0 for none.
+            before it descends (simulated annealing); 0 for none. Two networks are matched jointly
+            by matching one to the other, without it.
         order: visit groups in "random" order, anew each sweep, or "forward" as the spec has them.
         tolerance: stop when a sweep raises the objective by less than this fraction of it.
         max_sweeps: stop after so many sweeps at the latest.

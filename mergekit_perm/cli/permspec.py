@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,7 +138,7 @@ def _proof_text(file: Path, built: str, proof: Proof) -> str:
         "members of the group (float64)\n"
         f"  training mode: {training}\n"
         f"  {len(proof.sizes)} groups; {control}\n{unread}"
-        f"  coverage {proof.coverage:.4f} of the parameter elements, {proof.seconds:.1f} s"
+        f"  coverage {_floored(proof.coverage)} of the parameter elements, {proof.seconds:.1f} s"
     )
 
 
@@ -177,12 +178,17 @@ def permspec_list(as_json: AsJson = False) -> None:
     width = max(len(row["name"]) for row in rows)
     typer.echo(f"{'architecture':<{width}}  outermost  groups  coverage  proven")
     for row in rows:
-        coverage = "" if row["coverage"] is None else f"{row['coverage']:.4f}"
+        coverage = "" if row["coverage"] is None else _floored(row["coverage"])
         typer.echo(
             f"{row['name']:<{width}}  {row['outermost']:>9}  {row['groups']:>6}  "
             f"{coverage:>8}  {row['proven'] or 'no'}"
         )
     typer.echo("Any other timm architecture: perm-merge permspec derive ARCH", err=True)
+
+
+def _floored(share: float) -> str:
+    """Return four decimals, rounded down, so that only all of it is 1."""
+    return f"{math.floor(10_000 * share) / 10_000:.4f}"
 
 
 def _row(spec: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from mergekit_perm.spec import RunSpec
 
 # Raise when a stage computes something else from the same inputs, so that old results are redone.
 _VERSION = 1
+_ALIGNMENT = 2  # that of alignment alone
 
 # What Python, torch and timm take before any network is built, in bytes; measured on Linux.
 _INTERPRETER = 900 * 2**20
@@ -196,7 +197,7 @@ def _family_key(inputs: Inputs, alignment: str) -> str:
         return digest(_VERSION, "naive", list(inputs.spec.networks), family)
     options = settings.model_dump(mode="json", exclude={"permutations"})
     parts = [list(inputs.spec.networks), family, found.spec.sha256, options]
-    return digest(_VERSION, "aligned", *parts, _looked_at(inputs))
+    return digest(_VERSION, _ALIGNMENT, "aligned", *parts, _looked_at(inputs))
 
 
 def _looked_at(inputs: Inputs) -> str | None:
@@ -334,13 +335,13 @@ def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Wei
 def peak_memory(inputs: Inputs) -> int:
     """Return an estimate, in bytes, of the most memory the run holds at once.
 
-    Alignment holds every network as given and as permuted in the end, and in float64 as given and
-    as permuted by two starts, the best so far and the one at work; evaluation holds both families,
-    the module and one mixture. What a method that looks at data keeps of activations is left out.
+    Alignment is taken to hold eight copies of every network. That is about what `mixed` holds of
+    ResNets; weight matching holds half of it, and methods with soft members hold more of networks
+    of few wide layers. Evaluation holds both families, the module and one mixture.
     """
     entries = sum(_count(shape) for shape in inputs.shapes.values())
     count, single = len(inputs.spec.networks), 4 * entries
-    aligning = count * (2 * single + 3 * 2 * single) if inputs.spec.align else count * single
+    aligning = count * single * (8 if inputs.spec.align else 1)
     aligning += _data_bytes(inputs) if inputs.spec.looks_at != "weights" else 0
     evaluating = (2 * count + 3) * single + _data_bytes(inputs)
     return _INTERPRETER + max(aligning, evaluating)

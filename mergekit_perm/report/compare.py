@@ -28,18 +28,26 @@ class ComparedRow:
 
     Attributes:
         alignment: ``naive`` or ``aligned``; None for a merged network, whose value is no barrier.
+        kinds: what the alignment of every run saw, "" where the figure is that of naive networks.
     """
 
     case: Case
     label: str
     alignment: str | None
     values: tuple[float | None, ...]
+    kinds: tuple[str, ...]
 
-    @property
-    def best(self) -> float | None:
-        """The lowest value, when at least two runs have one."""
-        known = [value for value in self.values if value is not None and not math.isnan(value)]
-        return min(known) if len(known) > 1 else None
+    def is_best(self, place: int) -> bool:
+        """Tell whether a run has the lowest value of at least two runs that saw the same.
+
+        What looked at weights alone is not ranked with what looked at data.
+        """
+        known = [
+            value
+            for value, kind in zip(self.values, self.kinds, strict=True)
+            if kind == self.kinds[place] and value is not None and not math.isnan(value)
+        ]
+        return len(known) > 1 and self.values[place] == min(known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +122,19 @@ def compare(
                 f"no run has the {name} '{wanted}'{suggest(wanted, known)}; "
                 f"there is {', '.join(known) or 'no barrier at all'}"
             )
-    rows = tuple(
-        ComparedRow(case, label, alignment, tuple(values))
-        for (case, label, alignment), values in found.items()
-        if metric in (None, case.metric) and split in (None, case.split)
-    )
-    cases = dict.fromkeys(row.case for row in rows)
     alignments = tuple(
         None if report.alignment is None else (report.alignment.method, report.alignment.saw)
         for report in reports
     )
+    saw = tuple("" if each is None else each[1] for each in alignments)
+    rows = tuple(
+        ComparedRow(
+            case, label, alignment, tuple(values), saw if alignment != "naive" else ("",) * len(saw)
+        )
+        for (case, label, alignment), values in found.items()
+        if metric in (None, case.metric) and split in (None, case.split)
+    )
+    cases = dict.fromkeys(row.case for row in rows)
     return Comparison(_names(reports), rows, tuple(_curves(reports, cases)), alignments)
 
 
@@ -264,6 +275,6 @@ def _change(row: ComparedRow, place: int) -> str:
 def _cell(row: ComparedRow, place: int, change: str) -> Text:
     value = row.values[place]
     shown = Text(number(value, metric=row.case.metric))
-    if value is not None and value == row.best:
+    if row.is_best(place):
         shown.stylize("bold")
     return shown.append(change, style="dim")

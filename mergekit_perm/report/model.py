@@ -67,7 +67,11 @@ class Barrier:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The sum of pairwise inner products before and after alignment, and after every sweep."""
+    """The sum of pairwise inner products before and after alignment.
+
+    The traces are of what the method itself raises or lowers, step by step: that sum, that of
+    activations, a loss.
+    """
 
     before: float
     after: float

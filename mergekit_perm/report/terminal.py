@@ -75,8 +75,8 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
     ]
     if moved == 0:
         sentences.append(
-            "It moved no neuron: every permutation found is the identity, so the networks lay as "
-            f"close together already as {alignment.method} can bring them."
+            "It moved no neuron: every permutation found is the identity, and "
+            f"{alignment.method} found nothing better than how the networks lay."
         )
     else:
         sentences.append(

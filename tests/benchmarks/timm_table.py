@@ -1,6 +1,6 @@
 """What derivation makes of timm, measured: keeps specs/architectures/TABLE.md.
 
-    python -m tests.benchmarks.timm_table families --jobs 2     the smallest of every family
+    python -m tests.benchmarks.timm_table                       the smallest of every family
     python -m tests.benchmarks.timm_table all --derive-only     every name, without proofs
     python -m tests.benchmarks.timm_table resnet50 vit_tiny_patch16_224
     python -m tests.benchmarks.timm_table --write               the table alone
@@ -76,7 +76,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("names", nargs="*", help="families, all, or architectures")
+    add("names", nargs="*", help="families (the default), all, or architectures")
     add("--results", type=Path, default=ROOT / "out" / "timm_table", help="the results folder")
     add("--table", type=Path, default=TABLE, help="the file to write")
     add("--archive", type=Path, default=ARCHIVE, help="the file that keeps all results")
@@ -92,7 +92,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add("--stale", action="store_true", help="do again what other code than today's has done")
     options = parser.parse_args(given)
     if not options.names and not options.write:
-        parser.error("nothing to do: name architectures, families or all, or give --write")
+        options.names = ["families"]
     return options
 
 

@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with tinynet.py in it, which is where the commands run."""
     (program,) = blocks("python")
     assert program.startswith("# tinynet.py\n")
-    (tmp_path / "tinynet.py").write_text(program.partition("\n")[2])
+    (tmp_path / "tinynet.py").write_text(program)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tinynet", raising=False)

@@ -76,8 +76,8 @@ def test_alignment_that_did_nothing_says_so(make_report: Make) -> None:
     assert alignment is not None
     sentences = alignment_sentences(alignment, ["a", "b", "c"])
     assert (
-        "It moved no neuron: every permutation found is the identity, so the networks lay as "
-        "close together already as weight_matching can bring them."
+        "It moved no neuron: every permutation found is the identity, and weight_matching found "
+        "nothing better than how the networks lay."
     ) in sentences
 
 
@@ -156,7 +156,13 @@ def test_comparison_side_by_side(make_report: Make) -> None:
     comparison = compare([first, second], split="test")
     check("comparison", shown(lambda console: render_comparison(comparison, console)))
     row = comparison.rows[0]
-    assert (row.values, row.best) == ((0.5, 0.25), 0.25)
+    assert row.values == (0.5, 0.25)
+    assert row.alignment == "naive"
+    assert [row.is_best(place) for place in (0, 1)] == [False, True]
+    # What saw labels is not ranked with what saw weights alone.
+    aligned = [row for row in comparison.rows if row.alignment == "aligned"]
+    assert aligned
+    assert not any(row.is_best(place) for row in aligned for place in (0, 1))
     assert comparison.to_json()["rows"][0]["differences"] == [None, -0.25]
     assert comparison.to_json()["alignments"] == [
         {"method": "weight_matching", "saw": "weights"},
@@ -183,7 +189,7 @@ def test_rows_that_a_run_does_not_have_are_empty(make_report: Make) -> None:
     fewer = replace(make_report(), barriers=make_report().barriers[:1])
     comparison = compare([fewer, make_report()], metric="loss", split="train")
     missing = next(row for row in comparison.rows if row.label == "b - c")
-    assert missing.values == (None, 1.0) and missing.best is None
+    assert missing.values == (None, 1.0) and not any(map(missing.is_best, (0, 1)))
     rows = {(r["figure"], r["alignment"]): r for r in comparison.to_json()["rows"]}
     assert rows["b - c", "naive"]["differences"] == [None, None]
     assert rows["a - b", "naive"]["differences"] == [None, 0.0]
@@ -320,7 +326,7 @@ def test_a_comparison_has_merged_networks_and_sums(make_report: Make) -> None:
     comparison = compare([make_report(), replace(other, merged={"mean": mean})], metric="loss")
     found = {(r.case.split, r.label, r.alignment): r for r in comparison.rows}
     assert found["test", "merged: mean", None].values == (0.25, 0.125)
-    assert found["test", "merged: mean", None].best == 0.125
+    assert found["test", "merged: mean", None].is_best(1)
     assert found["train", "merged: mean", None].values == (0.25, None)
     assert found["test", "worst pair", "aligned"].values == (0.0625, 0.0625)
     assert found["test", "mean pair", "naive"].values == (0.75, 0.75)
