@@ -71,12 +71,12 @@ def activation_matching(
     if reference != "joint":
         evidence = of_covariances(
             states, spec, examples, reference=reference, kernel=kernel, count=count,
-            batch_size=batch_size, seed=seed,
+            batch_size=batch_size, seed=seed, deadline=settings.deadline,
         )  # fmt: skip
     else:
         evidence = of_activations(
             states, spec, examples, kernel=kernel, count=count, batch_size=batch_size, rows=rows,
-            seed=seed,
+            seed=seed, deadline=settings.deadline,
         )  # fmt: skip
     found = Search(evidence, settings, seed, cooling=0).match(reference, restarts=restarts)
     return replace(found, saw="inputs")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mergekit_perm import axes
+from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.evidence import Evidence, of_tensors
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.sites import Key, Site, find_sites, listening
@@ -32,6 +33,7 @@ def of_activations(
     batch_size: int,
     rows: int,
     seed: int,
+    deadline: Deadline,
 ) -> Evidence:
     """Return the activations of networks on up to `count` examples as evidence.
 
@@ -49,6 +51,7 @@ def of_activations(
         rows: about how many examples and positions are kept for a site, the same of all networks:
             at least one position of every example.
         seed: which examples, and which positions.
+        deadline: take no further examples after it.
     """
     sites = find_sites(spec, examples, next(iter(states.values())))
     number = min(count, len(examples.split))
@@ -56,7 +59,7 @@ def of_activations(
     kept: dict[str, dict[str, list[torch.Tensor]]] = {
         name: {site.name: [] for site in sites} for name in states
     }
-    for name, site, met, which in _met(states, sites, examples, count, batch_size, seed):
+    for name, site, met, which in _met(states, sites, examples, count, batch_size, seed, deadline):
         kept[name][site.name].append(positions.chosen(site, met, which))
     tensors = {
         name: {site: standardised(torch.cat(parts), kernel).T for site, parts in found.items()}
@@ -77,6 +80,7 @@ def of_covariances(
     count: int,
     batch_size: int,
     seed: int,
+    deadline: Deadline,
 ) -> Evidence:
     """Return how activations vary with those of network `reference`, summed over a stream.
 
@@ -88,7 +92,7 @@ def of_covariances(
     sums = {name: {site.name: _Sums() for site in sites} for name in states}
     ours: dict[str, torch.Tensor] = {}
     in_order = {reference: states[reference], **states}
-    for name, site, met, _ in _met(in_order, sites, examples, count, batch_size, seed):
+    for name, site, met, _ in _met(in_order, sites, examples, count, batch_size, seed, deadline):
         rows = site.rows(met).double()
         if name == reference:
             ours[site.name] = rows
@@ -187,6 +191,7 @@ def _met(
     count: int,
     batch_size: int,
     seed: int,
+    deadline: Deadline,
 ) -> Iterator[tuple[str, Site, torch.Tensor, range]]:
     """Yield, batch by batch, what every network shows at every site, and of which examples."""
     placed = {
@@ -210,3 +215,5 @@ def _met(
                 examples.run(state, inputs)
                 for site in sites:
                     yield name, site, met.pop(site), which
+            if deadline.passed():
+                break

@@ -109,7 +109,7 @@ class Descent:
         views = self.evidence.views
         for name in self.moving:
             settled: list[str] = []
-            while len(settled) < len(views):
+            while len(settled) < len(views) and not self.settings.deadline.passed():
                 known = [v.seen_from(settled) for v in views if v.group not in settled]
                 best = max(known, key=lambda view: view.weight)
                 self.match(name, best, only_if_it_gains=False)

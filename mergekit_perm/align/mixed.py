@@ -96,8 +96,9 @@ def mixed(
         return search.match(reference, restarts=2 * restarts)
     weights = of_weights(states, spec, device=examples.device)
     shown = of_activations(
-        states, spec, examples, count=max(count, rows), batch_size=batch_size, rows=rows, seed=seed
-    )
+        states, spec, examples, count=max(count, rows), batch_size=batch_size, rows=rows, seed=seed,
+        deadline=settings.deadline,
+    )  # fmt: skip
     guide = _Guide(steps, strength, batch_size, exchanges)
     tensors = matched_tensors(spec, next(iter(states.values())))
     choice = _Choice(spec, examples, settings, seed, ratio, count, restarts, guide, tensors)
@@ -164,6 +165,8 @@ class _Choice:
         by_weight = Search(weights, self.settings, seed)
         by_response = Search(shown, self.settings, seed, cooling=0)
         yield by_weight.match(anchor or "joint", restarts=1).members
+        if self.settings.deadline.passed():
+            return
         responses = by_response.match(anchor or "joint", restarts=1).members
         yield responses
         for evidence in (weights, both):

@@ -63,6 +63,11 @@ def weight_matching(
     inwards. Only then is everything matched to everything. Starting from the identity instead, the
     first assignments are made against neighbours that still stand in the wrong order.
 
+    A permuted copy of a network comes back exactly, with noise of up to the weights' own standard
+    deviation on it too, as long as no other permutation has a higher objective: measured on all
+    shipped specs of timm architectures up to 30 M parameters, with one start, and with six on the
+    one that asks for more (tests/benchmarks/RESULTS.md).
+
     Similarities are summed in the dtype of the weights (float32 at least). Gains are read from them
     where they are plain, and computed in float64 where rounding might decide.
     On top of the networks it holds one permuted copy of that which is matched, with "joint" of all

@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from mergekit_perm import axes, checkpoints, derive, networks
 from mergekit_perm.align import align
 from mergekit_perm.align.activations import of_activations, of_covariances, standardised
+from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.sites import find_sites
 from mergekit_perm.data import Split
@@ -95,7 +96,7 @@ def test_sums_over_a_stream_are_the_kernel_of_all_rows(kernel: Any) -> None:
     architecture, options = RESNET
     states = {name: network(architecture, options, seed) for seed, name in enumerate("abc")}
     spec, data = spec_of(architecture, options), examples(architecture, options)
-    how = {"kernel": kernel, "count": 12, "seed": 0}
+    how: Any = {"kernel": kernel, "count": 12, "seed": 0, "deadline": Deadline()}
     stream = of_covariances(states, spec, data, reference="b", batch_size=5, **how)
     rows = of_activations(states, spec, data, batch_size=12, rows=12 * 64, **how)
     assert stream.states["a"].keys() == rows.states["a"].keys()
@@ -109,7 +110,13 @@ def test_few_positions_are_others_in_every_example() -> None:
     architecture, options = RESNET
     states = {"a": network(architecture, options)}
     spec, data = spec_of(architecture, options), examples(architecture, options)
-    how: Any = {"kernel": "inner_product", "count": 12, "batch_size": 5, "seed": 0}
+    how: Any = {
+        "kernel": "inner_product",
+        "count": 12,
+        "batch_size": 5,
+        "seed": 0,
+        "deadline": Deadline(),
+    }
     one, every = (of_activations(states, spec, data, rows=r, **how) for r in (12, 12 * 64))
     places = {}
     for site, few in one.states["a"].items():
@@ -128,11 +135,22 @@ def test_the_batch_size_decides_no_row() -> None:
     states = {"a": network(architecture, options)}
     spec, data = spec_of(architecture, options), examples(architecture, options)
     one, other = (
-        of_activations(states, spec, data, count=9, batch_size=size, rows=30, seed=1).states["a"]
+        of_activations(
+            states, spec, data, count=9, batch_size=size, rows=30, seed=1, deadline=Deadline()
+        ).states["a"]
         for size in (2, 9)
     )
     assert all(value.shape[1] in (27, 9) for value in one.values())
     assert all(torch.allclose(value, other[site], atol=1e-5) for site, value in one.items())
+
+
+def test_after_the_deadline_no_further_examples_are_taken() -> None:
+    architecture, options = RESNET
+    states = {name: network(architecture, options, seed) for seed, name in enumerate("ab")}
+    spec, data = spec_of(architecture, options), examples(architecture, options)
+    how: Any = {"count": 12, "batch_size": 5, "rows": 12, "seed": 0}
+    shown = of_activations(states, spec, data, deadline=Deadline(0.0), **how)
+    assert {t.shape[1] for state in shown.states.values() for t in state.values()} == {5}
 
 
 def test_a_unit_that_never_changes_says_nothing() -> None:

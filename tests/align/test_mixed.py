@@ -152,7 +152,7 @@ def test_time_that_is_over_ends_it_with_the_best_so_far(
 ) -> None:
     family = aligned(states, digits, max_seconds=0, steps=10**6)
     assert family.seconds < 5
-    assert len(family.traces["joint"]) == 4
+    assert len(family.traces["joint"]) == 1  # no candidate but the first
 
 
 def test_batch_norm_is_estimated_and_nothing_given_changes(digits: data.Data) -> None:

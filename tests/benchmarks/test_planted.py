@@ -2,12 +2,13 @@
 
     pytest -m bench tests/benchmarks/test_planted.py
 
-A network against a permuted copy with noise. Figures that are there already are not measured again.
+A network against a permuted copy with noise. Where the planted permutation does not come back from
+one start, there are more. Where the objective is higher than with the planted permutation, that is
+no longer what a method that raises it looks for. What is measured already is not measured again.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ import torch
 
 import mergekit_perm as pm
 from mergekit_perm import checkpoints, derive, networks, shipped
+from mergekit_perm.align.descent import pairwise_objective
+from mergekit_perm.align.evidence import matched_tensors
 from tests.benchmarks import results
 
 LARGEST = 30_000_000
 NOISES = (0.0, 0.3, 1.0)
 METHODS = ("weight_matching",)
+STARTS = (1, 6)
 
 
 def planted(name: str, method: str, noise: float) -> dict[str, Any] | None:
@@ -40,13 +44,22 @@ def planted(name: str, method: str, noise: float) -> dict[str, Any] | None:
         if value.is_floating_point() and value.numel() > 1:
             deviation = value.std()
             value += noise * deviation * torch.randn(value.shape, generator=generator)
-    began = time.perf_counter()
-    family = pm.align({"a": state, "b": copy}, spec, reference="a", method=method)
-    found = family.permutations["b"]
+    undone = spec.apply({group: p.inverse() for group, p in member.items()}, copy)
+    tensors = matched_tensors(spec, state)
+    pair = {"a": state, "b": undone}
+    sought = pairwise_objective({n: {t: s[t] for t in tensors} for n, s in pair.items()})
+    for starts in STARTS:
+        family = pm.align(
+            {"a": state, "b": copy}, spec, reference="a", method=method, restarts=starts
+        )
+        found = family.permutations["b"]
+        recovered = sum(found[group] == p.inverse() for group, p in member.items())
+        above = recovered < len(member) and family.objective > sought
+        if above or recovered == len(member):
+            break
     return {
         "architecture": name, "method": method, "noise": noise, "groups": len(member),
-        "recovered": sum(found[group] == p.inverse() for group, p in member.items()),
-        "seconds": time.perf_counter() - began,
+        "recovered": recovered, "above": above, "starts": starts, "seconds": family.seconds,
     }  # fmt: skip
 
 
@@ -63,5 +76,5 @@ def test_planted_permutations_come_back() -> None:
                 if (name, method, noise) not in done and (row := planted(name, method, noise)):
                     rows.append(row)
         results.keep("planted", rows)
-    lost = [r for r in rows if r["recovered"] < r["groups"]]
+    lost = [r for r in rows if r["recovered"] < r["groups"] and not r["above"]]
     assert not lost, [(r["architecture"], r["noise"], r["recovered"], r["groups"]) for r in lost]
