@@ -70,8 +70,8 @@ def mixed(
         strength: how far a gradient pushes, in terms of the size of the weights.
         exchanges: how many exchanges of two elements are tried in the end; 0 for none.
         ratio: how much similarities of activations count against those of weights.
-        count: examples by whose loss the best is chosen, at most. They run as one batch, so that
-            this decides how much memory it takes.
+        count: examples by whose loss the best is chosen, at most. All run as one batch; where their
+            inputs have more than 16 M numbers, `batch_size` at a time.
         batch_size: examples for a gradient, and at a time for activations.
         rows: about how many examples and positions of activations are compared, and at least one
             position of every example, other ones of each.
@@ -144,7 +144,10 @@ class _Choice:
         """Return members of the networks and the lowest excess after every step."""
         # Two networks are aligned by moving one of them.
         anchor = next(iter(states)) if len(states) == 2 else None
-        incumbent = _Incumbent(self.spec, self.examples, states, count=self.count, seed=self.seed)
+        incumbent = _Incumbent(
+            self.spec, self.examples, states, count=self.count, seed=self.seed,
+            batch_size=self.guide.batch_size,
+        )  # fmt: skip
         both = balanced(weights, shown, self.ratio)
         for start in range(self.restarts):
             if start and self.settings.deadline.passed():
@@ -257,6 +260,7 @@ class _Incumbent:
         states: Mapping[str, State],
         *,
         count: int,
+        batch_size: int,
         seed: int,
     ) -> None:
         self.spec = spec
@@ -264,7 +268,9 @@ class _Incumbent:
             name: {tensor: value.to(examples.device) for tensor, value in state.items()}
             for name, state in states.items()
         }
-        self.excess = Excess(examples, list(self.states.values()), count=count, seed=seed)
+        self.excess = Excess(
+            examples, list(self.states.values()), count=count, batch_size=batch_size, seed=seed
+        )
         self.lowest = float("inf")
         self.members: Members = {}
         self.trace: list[float] = []

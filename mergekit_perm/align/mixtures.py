@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +20,9 @@ Weights = tuple[float, ...]
 # Of a smooth maximum, relative to the highest; and the share from which a mixture counts in it.
 _TEMPERATURE = 0.1
 _LEAST_SHARE = 0.02
+
+# How many numbers of input run at once whatever the batch size: 64 MiB.
+_AT_ONCE = 2**24
 
 
 def mixture(states: Sequence[State], weights: Weights) -> dict[str, torch.Tensor]:
@@ -69,13 +73,25 @@ class Excess:
         last: the excess at each of them when it was last found at all.
     """
 
-    def __init__(self, examples: Examples, states: Sequence[State], *, count: int, seed: int):
-        """Measure the networks themselves: `states`, on up to `count` of `examples`."""
+    def __init__(
+        self,
+        examples: Examples,
+        states: Sequence[State],
+        *,
+        count: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """Measure the networks themselves: `states`, on up to `count` of `examples`.
+
+        All of them run as one batch, unless they are large: then about `batch_size` at a time, and
+        BatchNorm has the statistics of each batch.
+        """
         self.examples = examples
-        self.inputs, self.labels = next(examples.batches(count, count, seed=seed))
+        self.batches = _batches(examples, count, batch_size, seed)
+        self.count = sum(len(labels) for _, labels in self.batches)
         self.points = points(len(states))
-        with torch.no_grad():
-            own = [float(loss(examples, s, self.inputs, self.labels)) for s in states]
+        own = [self._loss(state) for state in states]
         self.level = [sum(w * v for w, v in zip(p, own, strict=True)) for p in self.points]
         self.last = [0.0] * len(self.points)
 
@@ -88,13 +104,11 @@ class Excess:
                 returned, for the highest is no lower. Those that were highest before come first.
         """
         found: dict[int, float] = {}
-        with torch.no_grad():
-            for place in sorted(range(len(self.points)), key=lambda k: -self.last[k]):
-                at = mixture(states, self.points[place])
-                value = float(loss(self.examples, at, self.inputs, self.labels))
-                found[place] = value - self.level[place] if value == value else float("inf")
-                if found[place] >= limit:
-                    return found[place]
+        for place in sorted(range(len(self.points)), key=lambda k: -self.last[k]):
+            value = self._loss(mixture(states, self.points[place]))
+            found[place] = value - self.level[place] if value == value else float("inf")
+            if found[place] >= limit:
+                return found[place]
         self.last = [found[place] for place in range(len(self.points))]
         return max(self.last)
 
@@ -115,11 +129,21 @@ class Excess:
             if share < _LEAST_SHARE:
                 continue
             at = mixture(list(states.values()), point)
-            for tensor, g in gradient(self.examples, at, tensors, self.inputs, self.labels).items():
-                for name, weight in zip(states, point, strict=True):
-                    known = found[name].get(tensor, torch.zeros(()))
-                    found[name][tensor] = known + share * weight * g
+            for inputs, labels in self.batches:
+                part = share * len(labels) / self.count
+                for tensor, g in gradient(self.examples, at, tensors, inputs, labels).items():
+                    for name, weight in zip(states, point, strict=True):
+                        known = found[name].get(tensor, torch.zeros(()))
+                        found[name][tensor] = known + part * weight * g
         return dict(found)
+
+    def _loss(self, state: State) -> float:
+        with torch.no_grad():
+            parts = [
+                float(loss(self.examples, state, inputs, labels)) * (len(labels) / self.count)
+                for inputs, labels in self.batches
+            ]
+        return sum(parts)
 
 
 def points(count: int) -> list[Weights]:
@@ -133,6 +157,16 @@ def points(count: int) -> list[Weights]:
     edges = (ends + np.roll(ends, -1, axis=0)) / 2 if count > 2 else ends[:0]
     found = np.concatenate([barycentre[None], edges, (barycentre + ends) / 2])
     return [tuple(point) for point in found.tolist()]
+
+
+def _batches(
+    examples: Examples, count: int, batch_size: int, seed: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return up to `count` examples in one batch, or in batches of one size where it is large."""
+    number = min(count, len(examples.split))
+    one, _ = next(examples.batches(1, 1))
+    parts = 1 if number * one.numel() <= _AT_ONCE else math.ceil(number / batch_size)
+    return list(examples.batches(count, math.ceil(number / parts), seed=seed))
 
 
 @contextmanager

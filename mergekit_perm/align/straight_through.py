@@ -64,7 +64,8 @@ def straight_through(
         examples: training examples with labels.
         seed: of examples, batches, mixtures and the order of visits; equal seeds, equal results.
         steps: how many steps of Adam; after 0, it is weight matching to the anchor.
-        batch_size: examples for a step, drawn at random.
+        batch_size: examples for a step, drawn at random, and at a time elsewhere where they are
+            large.
         learning_rate: of Adam. That of the code of STE-MM, 0.001, asks for more steps.
         mixtures: "random": at every step another one, u / sum(u) with u uniform in [0, 1);
             "equal": always the barycentre.
@@ -92,7 +93,9 @@ def straight_through(
         for name, state in states.items()
     }
     anchor = next(iter(states)) if reference == "joint" else reference
-    learner = _Learner(of_weights(near, spec), near, anchor, settings, examples, count, seed)
+    learner = _Learner(
+        of_weights(near, spec), near, anchor, settings, examples, count, batch_size, seed
+    )
     optimizer = torch.optim.Adam(learner.latent_tensors(), lr=learning_rate)
     for step, (inputs, labels) in enumerate(_batches(examples, batch_size, steps, seed)):
         progress("straight through", step, steps)
@@ -126,13 +129,16 @@ class _Learner:
         settings: Settings,
         examples: Examples,
         count: int,
+        batch_size: int,
         seed: int,
     ) -> None:
         """Match all networks to `anchor`; latents start at its weights."""
         self.evidence, self.states, self.anchor = evidence, states, anchor
         self.settings = settings
         self.generator = np.random.default_rng(seed)
-        self.excess = Excess(examples, list(states.values()), count=count, seed=seed)
+        self.excess = Excess(
+            examples, list(states.values()), count=count, batch_size=batch_size, seed=seed
+        )
         first = evidence.states[anchor]
         self.latents = {
             name: {tensor: value.clone().requires_grad_() for tensor, value in first.items()}

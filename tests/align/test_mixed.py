@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mergekit_perm import checkpoints, data, derive, networks, train
-from mergekit_perm.align import Family, align
+from mergekit_perm.align import Family, align, mixtures
 from mergekit_perm.align.balance import balanced
 from mergekit_perm.align.evidence import of_tensors, of_weights
 from mergekit_perm.align.examples import Examples
@@ -69,7 +69,9 @@ def aligned(
 def excess(family: Family, states: dict[str, State], digits: data.Data) -> float:
     module = networks.build(*MLP, seed=0).eval()
     examples = Examples(module, digits.splits["test"], torch.device("cpu"))
-    return Excess(examples, list(states.values()), count=450, seed=0)(list(family.states.values()))
+    return Excess(examples, list(states.values()), count=450, batch_size=256, seed=0)(
+        list(family.states.values())
+    )
 
 
 def test_barriers_are_lower_than_by_weights_or_activations_alone(
@@ -105,13 +107,33 @@ def test_the_highest_excess_is_found_unless_a_limit_ends_it(
 ) -> None:
     module = networks.build(*MLP, seed=0).eval()
     examples = Examples(module, digits.splits["test"], torch.device("cpu"))
-    measure = Excess(examples, list(states.values()), count=450, seed=0)
+    measure = Excess(examples, list(states.values()), count=450, batch_size=256, seed=0)
     highest = measure(list(states.values()))
     every = measure.last
     assert highest == max(every) and len(every) == 7
     assert measure(list(states.values()), limit=0.5 * highest) == highest  # which comes first now
     assert measure(list(states.values()), limit=2 * highest) == highest
     assert measure.last == every
+
+
+def test_large_examples_run_a_batch_at_a_time(
+    states: dict[str, State], digits: data.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = networks.build(*MLP, seed=0).eval()
+    examples = Examples(module, digits.splits["test"], torch.device("cpu"))
+    found = []
+    for at_once in (64 * 450, 64 * 450 - 1):
+        monkeypatch.setattr(mixtures, "_AT_ONCE", at_once)
+        measure = Excess(examples, [*states.values()], count=450, batch_size=100, seed=0)
+        excess = measure([*states.values()])
+        slopes = measure.gradients(states, ["layers.0.weight", "head.bias"])
+        found.append((excess, slopes, [len(labels) for _, labels in measure.batches]))
+    (one, slope, sizes), (other, other_slope, several) = found
+    assert (sizes, several) == ([450], [90] * 5)
+    assert other == pytest.approx(one, rel=1e-5)
+    for name, tensors in slope.items():
+        for tensor, value in tensors.items():
+            assert torch.allclose(value, other_slope[name][tensor], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("reference", ["joint", "b"])
