@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,9 @@ from mergekit_perm.errors import SpecError
 
 if TYPE_CHECKING:
     from mergekit_perm.derive import Derivation, Proof
+    from mergekit_perm.permspec import PermutationSpec
+
+_STDIN = "-"
 
 permspec_app = typer.Typer(
     help="Permutation specs: which neurons of an architecture may be permuted.",
@@ -81,7 +85,9 @@ def _sentence(found: Derivation) -> str:
 
 @permspec_app.command("verify")
 def permspec_verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A permutation spec.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A permutation spec; - is standard input.")
+    ],
     architecture: Annotated[
         str | None, typer.Option(help="Verify for this architecture instead of the spec's own.")
     ] = None,
@@ -98,18 +104,22 @@ def permspec_verify(
     from mergekit_perm.permspec import PermutationSpec
     from mergekit_perm.permspec_text import with_proof
 
-    spec = PermutationSpec.load(file)
+    piped = str(file) == _STDIN
+    if piped and record:
+        raise SpecError("--record writes into the file of the spec, and standard input is none")
+    spec = _piped()[0] if piped else PermutationSpec.load(file)
     built = architecture or spec.architecture
     if built is None:
         raise SpecError(f"{file}: names no architecture; give one with --architecture")
     fresh = derive.probe(built, {**spec.options, **pairs(options)}, spec)
-    found = derive.from_file(file, fresh.shapes)
+    bound = spec.bind(fresh.shapes) if piped else derive.from_file(file, fresh.shapes).spec
     with progress_bars() as progress:
         proof = derive.verify(
-            found.spec, fresh.module, fresh.inputs, shapes=fresh.shapes, progress=progress
+            bound, fresh.module, fresh.inputs, shapes=fresh.shapes, progress=progress
         )
     if record:
-        files.write_text(file, with_proof(found.text, derive.record_of(spec, proof)))
+        text = file.read_text(encoding="utf-8")
+        files.write_text(file, with_proof(text, derive.record_of(spec, proof)))
     if as_json:
         typer.echo(json.dumps(asdict(proof), indent=2))
     else:
@@ -144,12 +154,16 @@ def _proof_text(file: Path, built: str, proof: Proof) -> str:
 
 @permspec_app.command("show")
 def permspec_show(
-    which: Annotated[str, typer.Argument(metavar="ARCH|FILE")], options: Options = None
+    which: Annotated[str, typer.Argument(metavar="ARCH|FILE", help="- is standard input.")],
+    options: Options = None,
 ) -> None:
     """Print a permutation spec: a file, or what a run of an architecture would use."""
     from mergekit_perm import checkpoints, derive, networks, shipped
     from mergekit_perm.permspec import PermutationSpec
 
+    if which == _STDIN:
+        typer.echo(_piped()[1], nl=False)
+        return
     known = shipped.architecture_specs()
     given = pairs(options)
     path = known.get(which) if not given else None
@@ -163,6 +177,14 @@ def permspec_show(
     code = networks.code_of(which, module)
     found = derive.find(which, given, checkpoints.shapes(module), code=code)
     typer.echo(found.text, nl=False)
+
+
+def _piped() -> tuple[PermutationSpec, str]:
+    """Return the spec on standard input, and its text."""
+    from mergekit_perm.permspec import PermutationSpec
+
+    text = sys.stdin.read()
+    return PermutationSpec.loads(text, file="<stdin>"), text
 
 
 @permspec_app.command("list")

@@ -254,6 +254,24 @@ def test_permspec_verify_proves_a_file(run: Run) -> None:
     assert proof["inputs"] == [[2, 9]]
 
 
+def test_a_permutation_spec_is_read_from_standard_input(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = run("permspec", "show", "mlp", "--options", "in_features=9")[1]
+
+    def piped(*arguments: str, given: str = text) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+        return run("permspec", *arguments, "-")
+
+    assert piped("show") == (0, text, "")
+    code, out, _ = piped("verify")
+    assert code == 0 and out.startswith("-: verified for mlp on inputs of 2 x 9\n")
+    code, out, err = piped("verify", "--record")
+    assert (code, out) == (2, "") and "standard input is none" in err
+    code, _, err = piped("show", given="format: x\n")
+    assert code == 2 and err.startswith("<stdin>:1:1: groups:")
+
+
 def test_permspec_verify_names_what_nothing_reads(run: Run) -> None:
     Path("idle.py").write_text(IDLE)
     assert run("permspec", "derive", "idle:Idle", "-o", "idle.yaml")[0] == 0
