@@ -20,6 +20,7 @@ import numpy as np
 
 from mergekit_perm.axes import (
     Axis,
+    Block,
     Concatenation,
     Fixed,
     Inner,
@@ -31,6 +32,7 @@ from mergekit_perm.axes import (
     Whole,
     chosen,
     format_axis,
+    has_inner,
     inner_group,
     interleaved,
     leaves,
@@ -104,6 +106,8 @@ def _labels(
         case Slice(base) | Pick(base):
             all_labels = _labels(base, groups, member, block, fresh)
             return all_labels[:, chosen(axis, all_labels.shape[1])]
+        case Block():
+            raise PermutationSpecError(f"{format_axis(axis)} needs another axis of the tensor")
         case Product(factors):  # pragma: no branch - the last form
             if axis not in fresh.products:
                 labels = _labels(factors[0], groups, member, block, fresh)
@@ -148,7 +152,8 @@ def _paired(a: Indices, b: Indices, fresh: _Fresh) -> Indices:
 def elements(axis: Axis, groups: Groups, group: str) -> Indices:
     """Return, for every coordinate of `axis`, the element of `group` that moves it, or -1.
 
-    A group nested within `group`, at any depth, moves with the block it lies in.
+    A group nested within `group`, at any depth, moves with the block it lies in. Coordinates that
+    depend on another axis, as on `inner(g)`, have none.
     """
 
     def of_leaf(leaf: Leaf) -> Indices:
@@ -160,12 +165,12 @@ def elements(axis: Axis, groups: Groups, group: str) -> Indices:
     return _leafwise(axis, of_leaf)
 
 
-def _inner_elements(axis: Axis, groups: Groups, group: str) -> Indices:
-    """Return, for every coordinate of an `inner(group)` axis, its element in a block, or -1."""
+def standing(axis: Axis, groups: Groups, leaf: Leaf) -> Indices:
+    """Return, for every coordinate of `axis`, which coordinate of its `leaf` it is, or -1."""
 
-    def of_leaf(leaf: Leaf) -> Indices:
-        count = size(leaf, groups)
-        return np.arange(count) if leaf == Inner(group) else np.full(count, -1)
+    def of_leaf(other: Leaf) -> Indices:
+        count = size(other, groups)
+        return np.arange(count) if other == leaf else np.full(count, -1)
 
     return _leafwise(axis, of_leaf)
 
@@ -181,6 +186,9 @@ def _leafwise(axis: Axis, of_leaf: Callable[[Leaf], Indices]) -> Indices:
         case Slice(base) | Pick(base):
             every = _leafwise(base, of_leaf)
             return every[chosen(axis, len(every))]
+        case Block(count, base):
+            every = _leafwise(base, of_leaf)
+            return np.full(len(every) // count, -1)
         case Product(factors):
             result = _leafwise(factors[0], of_leaf)
             for factor in factors[1:]:
@@ -273,7 +281,7 @@ def carrier(axes: Sequence[Axis], groups: Groups, group: str) -> int:
     """
     outer = groups[group].within
     for place, axis in enumerate(axes):
-        if outer is None or inner_group(axis) is not None or isinstance(axis, Fixed):
+        if outer is None or has_inner(axis) or isinstance(axis, Fixed):
             continue
         if (elements(axis, groups, outer) >= 0).all():
             return place
@@ -281,6 +289,26 @@ def carrier(axes: Sequence[Axis], groups: Groups, group: str) -> int:
         f"inner({group}) needs another axis of the tensor on which every coordinate belongs to "
         f"'{outer}' or to a group within it"
     )
+
+
+def choosing(axes: Sequence[Axis], groups: Groups, place: int) -> int:
+    """Return which of `axes` chooses the block of the one at `place`, an `inner(n, a)`.
+
+    Raises:
+        PermutationSpecError: when that axis cannot be cut into as many blocks.
+    """
+    axis = axes[place]
+    assert isinstance(axis, Block)
+    for other, expression in enumerate(axes):
+        length = size(expression, groups)
+        if other != place and length > 1:
+            if has_inner(expression) or length % axis.count:
+                raise PermutationSpecError(
+                    f"{format_axis(axis)} needs {axis.count} equal blocks of axis {other}, "
+                    f"'{format_axis(expression)}', to choose from"
+                )
+            return other
+    raise PermutationSpecError(f"{format_axis(axis)} needs another axis that chooses the block")
 
 
 def sources(axes: Sequence[Axis], groups: Groups, member: Member) -> list[tuple[int, int, Indices]]:
@@ -293,6 +321,10 @@ def sources(axes: Sequence[Axis], groups: Groups, member: Member) -> list[tuple[
     inner: list[tuple[int, int, Indices]] = []
     for place, axis in enumerate(axes):
         nested = inner_group(axis)
+        if isinstance(axis, Block):
+            by = choosing(axes, groups, place)
+            inner.append((place, by, _block_sources(axis, axes[by], groups, member)))
+            continue
         if nested is None:
             move = source(axis, groups, member) if not isinstance(axis, Fixed) else np.arange(0)
             if not np.array_equal(move, np.arange(len(move))):
@@ -307,6 +339,20 @@ def sources(axes: Sequence[Axis], groups: Groups, member: Member) -> list[tuple[
         }
         inner.append((place, by, np.stack([rows[block] for block in block_of.tolist()])))
     return plain + inner
+
+
+def _block_sources(axis: Block, by: Axis, groups: Groups, member: Member) -> Indices:
+    """Return the sources on an `inner(n, a)` axis for every target coordinate of the axis `by`."""
+    moved = source(axis.base, groups, member).reshape(axis.count, -1)
+    block, place = np.divmod(moved, moved.shape[1])
+    chosen_by = source(by, groups, member).reshape(axis.count, -1)
+    wide = chosen_by.shape[1]
+    if (block != block[:, :1]).any() or (chosen_by // wide != block[:, :1]).any():
+        raise PermutationSpecError(
+            f"the blocks of '{format_axis(axis)}' do not move as those of '{format_axis(by)}', "
+            "the axis that chooses among them"
+        )
+    return np.repeat(place, wide, axis=0)
 
 
 def _check_one_outer(axis: Axis, groups: Groups) -> None:
@@ -351,9 +397,11 @@ def occurrences(axis: Axis, groups: Groups, group: str) -> Indices:
     """Return where each element of `group` stands on `axis`, shape (length, m).
 
     When a member puts element e where element 0 was, column k of row e comes to stand at column k
-    of row 0. An axis that does not carry the group has m = 0. `inner(group)` is not looked at.
+    of row 0. An axis that does not carry the group has m = 0. `inner` is not looked at.
     """
     nested = groups[group]
+    if isinstance(axis, Block):
+        return np.empty((groups.length(group), 0), dtype=np.int64)
     if nested.within is None:
         cycle = assemble(groups, {group: np.roll(np.arange(nested.size), -1)})
         first = np.flatnonzero(elements(axis, groups, group) == 0)
@@ -374,7 +422,7 @@ def inner_occurrences(axis: Axis, groups: Groups, group: str) -> Indices:
     blocks[0] = np.roll(blocks[0], -1)
     step = source(axis, groups, assemble(groups, {group: blocks}), block=0)
     if Inner(group) in leaves(axis):
-        first = np.flatnonzero(_inner_elements(axis, groups, group) == 0)
+        first = np.flatnonzero(standing(axis, groups, Inner(group)) == 0)
         return _orbit(first, step, nested.size)
     first = np.flatnonzero(elements(axis, groups, group) == 0)
     columns = occurrences(axis, groups, outer)[0]

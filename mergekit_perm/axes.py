@@ -9,6 +9,9 @@
                      the first head, then of the second, and so on; n is a number
     inner(g)         the inner permutation of nested group g, chosen by the outer index that another
                      axis of the tensor carries: a grouped convolution is [out, inner(in), 3, 3]
+    inner(n, a)      one of n equal blocks of a: the first for the first n-th of the coordinates on
+                     the tensor's first other axis longer than 1, and so on; for groups of a
+                     convolution that are not alike: [q + k, inner(2, a + b), 3, 3]
 
 This module reads and writes expressions and knows their sizes; `action` knows what they do.
 """
@@ -72,6 +75,14 @@ class Interleaving:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """One of `count` equal blocks of `base`, chosen by the block on another axis of the tensor."""
+
+    count: int
+    base: Axis
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Every `step`-th coordinate of `base` from `start` to before `stop`, as Python slices."""
 
@@ -91,7 +102,7 @@ class Pick:
 
 Leaf = Fixed | Whole | Inner
 Part = Slice | Pick
-Axis = Leaf | Product | Concatenation | Interleaving | Part
+Axis = Leaf | Product | Concatenation | Interleaving | Block | Part
 
 
 # ------------------------------------------------------------------------------------- text
@@ -122,6 +133,7 @@ class _Parser:
         self.tokens = list(self._tokenize())
         self.at = 0
         self.depth = 0
+        self.blocks = 0
 
     def _tokenize(self) -> Iterator[tuple[str, str, int]]:
         position = 0
@@ -144,6 +156,10 @@ class _Parser:
         axis = self._sum()
         if self.at < len(self.tokens):
             raise self._error("expected '+', '*', '[' or the end", self.tokens[self.at][2])
+        if self.blocks > isinstance(axis, Block):
+            raise PermutationSpecError(
+                f"axis '{self.text}': inner(n, ...) is a whole axis, no part"
+            )
         return axis
 
     def _sum(self) -> Axis:
@@ -182,27 +198,43 @@ class _Parser:
         if word == "_":
             return Fixed(None)
         if word == "inner" and self._take("("):
-            kind, name, position = self._next("a group name")
-            if kind != "name":
-                raise self._error("expected a group name", position)
-            self._expect(")")
-            return Inner(name)
+            return self._inner()
         if word == "interleave" and self._take("("):
             return self._interleaving()
         return Whole(word)
 
-    def _interleaving(self) -> Axis:
+    def _inner(self) -> Axis:
         self._deeper()
+        if self._peek_kind() == "int":
+            count = self._count()
+            self._expect(",")
+            base = self._sum()
+            self._expect(")")
+            self.blocks += 1
+            return Block(count, base)
+        kind, name, position = self._next("a group name")
+        if kind != "name":
+            raise self._error("expected a group name", position)
+        self._expect(")")
+        return Inner(name)
+
+    def _count(self) -> int:
         kind, word, position = self._next("a number of blocks")
         if kind != "int" or int(word) < 1:
             raise self._error("expected a number of blocks", position)
+        return int(word)
+
+    def _interleaving(self) -> Axis:
+        self._deeper()
+        count = self._count()
+        position = self.tokens[self.at - 1][2]
         terms = []
         while self._take(","):
             terms.append(self._sum())
         self._expect(")")
         if not terms:
             raise self._error("nothing to interleave", position)
-        return Interleaving(int(word), tuple(terms))
+        return Interleaving(count, tuple(terms))
 
     def _part(self, base: Axis) -> Axis:
         if self._take("["):
@@ -278,6 +310,8 @@ def format_axis(axis: Axis) -> str:
             return " + ".join(_bracketed(t, Concatenation) for t in terms)
         case Interleaving(blocks, terms):
             return f"interleave({', '.join([str(blocks), *map(format_axis, terms)])})"
+        case Block(count, base):
+            return f"inner({count}, {format_axis(base)})"
         case Pick(base, indices):
             return f"{_bracketed(base, Product, Concatenation)}[[{', '.join(map(str, indices))}]]"
         case Slice(base, start, stop, step):  # pragma: no branch - the last form
@@ -299,7 +333,7 @@ def leaves(axis: Axis) -> Iterator[Leaf]:
         case Product(parts) | Concatenation(parts) | Interleaving(_, parts):
             for part in parts:
                 yield from leaves(part)
-        case Slice(base) | Pick(base):
+        case Slice(base) | Pick(base) | Block(_, base):
             yield from leaves(base)
         case _:
             yield axis
@@ -315,12 +349,17 @@ def inner_group(axis: Axis) -> str | None:
     return next((leaf.group for leaf in leaves(axis) if isinstance(leaf, Inner)), None)
 
 
+def has_inner(axis: Axis) -> bool:
+    """Tell whether `axis` depends on a coordinate of another axis of the tensor."""
+    return isinstance(axis, Block) or inner_group(axis) is not None
+
+
 def has_part(axis: Axis) -> bool:
     """Tell whether `axis` takes a part of something or reorders it."""
     match axis:
         case Product(parts) | Concatenation(parts):
             return any(has_part(part) for part in parts)
-        case Slice() | Pick() | Interleaving():
+        case Slice() | Pick() | Interleaving() | Block():
             return True
         case _:
             return False
@@ -354,6 +393,8 @@ def size(axis: Axis, groups: Groups) -> int:
             return sum(size(term, groups) for term in terms)
         case Interleaving(blocks, terms):
             return len(interleaved(blocks, [size(term, groups) for term in terms]))
+        case Block(count, base):
+            return size(base, groups) // _cuts(size(base, groups), count)
         case Slice(base) | Pick(base):  # pragma: no branch - the last form
             return len(_shown(axis, size(base, groups)))
 
@@ -365,12 +406,18 @@ def interleaved(blocks: int, sizes: Sequence[int]) -> Indices:
         PermutationSpecError: when a term of one of the `sizes` cannot be cut into equal blocks.
     """
     for length in sizes:
-        if length % blocks:
-            raise PermutationSpecError(f"{length} coordinates cannot be cut into {blocks} blocks")
+        _cuts(length, blocks)
     ends = np.cumsum([0, *sizes])
     terms = [np.arange(a, b).reshape(blocks, -1) for a, b in itertools.pairwise(ends.tolist())]
     order: Indices = np.concatenate(terms, axis=1).reshape(-1)
     return order
+
+
+def _cuts(length: int, blocks: int) -> int:
+    """Return `blocks`, into which `length` coordinates can be cut; else raise."""
+    if length % blocks:
+        raise PermutationSpecError(f"{length} coordinates cannot be cut into {blocks} blocks")
+    return blocks
 
 
 def chosen(part: Part, length: int) -> Indices:

@@ -24,6 +24,7 @@ from mergekit_perm.axes import Axis, Fixed
 from mergekit_perm.errors import PermutationSpecError, suggest
 from mergekit_perm.groups import Groups
 from mergekit_perm.permutation import Indices, Permutation
+from mergekit_perm.sections import sections
 
 if TYPE_CHECKING:
     import torch
@@ -191,8 +192,9 @@ class PermutationSpec:
                     f"axis {place}: '{axes.format_axis(axis)}' gives {given} coordinates, "
                     f"the tensor has {length}"
                 )
-        if any(axes.has_part(axis) or axes.inner_group(axis) for axis in sized):
+        if any(axes.has_part(axis) or axes.has_inner(axis) for axis in sized):
             action.check_closed(sized, self.groups)
+            sections(sized, self.groups)
         return sized
 
     # ---------------------------------------------------------------------------------- members
@@ -308,6 +310,8 @@ def _stretched(axis: Axis, length: int, groups: Groups) -> Axis:
 
 
 def _moving_share(axis: Axis, groups: Groups) -> float:
+    if isinstance(axis, axes.Block):
+        return _moving_share(axis.base, groups)
     inner = axes.inner_group(axis)
     if inner is not None:
         return 1.0 if groups[inner].size > 1 else 0.0

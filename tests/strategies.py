@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mergekit_perm import action, axes
 from mergekit_perm.axes import (
     Axis,
+    Block,
     Concatenation,
     Fixed,
     Inner,
@@ -58,7 +59,8 @@ def expressions() -> st.SearchStrategy[Axis]:
         names.map(Whole),
         names.map(Inner),
     )
-    return st.recursive(leaves, _larger, max_leaves=8)
+    parts = st.recursive(leaves, _larger, max_leaves=8)
+    return parts | st.builds(Block, st.integers(1, 9), parts)
 
 
 # ------------------------------------------------------------------------------ groups, members
@@ -165,6 +167,25 @@ def state_of(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, 
 
 
 @st.composite
+def blocks_of(draw: st.DrawFn, groups: Groups) -> tuple[Axis, Axis]:
+    """The axes of a grouped convolution whose blocks are not alike: some trade places, some not."""
+    width, wide = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    parts: list[tuple[Axis, Axis, int]] = [(Fixed(width), Fixed(wide), 1)]
+    for name, group in groups.items():
+        if group.within is not None and group.size == width:
+            count = groups.length(group.within)
+            parts.append((Whole(name), Product((Whole(group.within), Fixed(wide))), count))
+        elif group.within is None and group.size == width:
+            parts.append((Whole(name), Fixed(wide), 1))
+    chosen = draw(st.lists(st.sampled_from(parts), min_size=2, max_size=4))
+    inputs, outputs, counts = zip(*chosen, strict=True)
+    if len(set(counts)) == 1 and draw(st.booleans()):
+        base: Axis = Interleaving(counts[0], inputs)
+        return Interleaving(counts[0], outputs), Block(sum(counts), base)
+    return Concatenation(outputs), Block(sum(counts), Concatenation(inputs))
+
+
+@st.composite
 def problems(draw: st.DrawFn) -> tuple[PermutationSpec, dict[str, torch.Tensor]]:
     """A random spec whose every group stands on some tensor, and a state it fits."""
     groups = draw(group_sets())
@@ -174,6 +195,8 @@ def problems(draw: st.DrawFn) -> tuple[PermutationSpec, dict[str, torch.Tensor]]
     for name, group in groups.items():
         if group.within is not None and draw(st.booleans()):
             rows[f"{name}.inner"] = (axes.parse(f"inner({name})"), axes.parse(group.within))
+    if draw(st.booleans()):
+        rows["blocks"] = draw(blocks_of(groups))
     spec = PermutationSpec(groups, rows)
     shapes = {name: tuple(axes.size(axis, groups) for axis in row) for name, row in rows.items()}
     return spec, state_of({**shapes, "rest": (3,), "count": ()}, draw(st.integers(0, 99)))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mergekit_perm import axes
 from mergekit_perm.axes import (
     Axis,
+    Block,
     Concatenation,
     Fixed,
     Inner,
@@ -28,6 +29,8 @@ from tests.strategies import LAW, NAMES, closed_axes, expressions, group_sets
 
 g, h = Whole("g"), Whole("h")
 
+NO_PART = "inner(n, ...) is a whole axis, no part"
+
 EXAMPLES: list[tuple[str | int, Axis, str]] = [
     ("64", Fixed(64), "64"),
     (64, Fixed(64), "64"),
@@ -39,6 +42,11 @@ EXAMPLES: list[tuple[str | int, Axis, str]] = [
     ("inner", Whole("inner"), "inner"),
     ("inner(g)", Inner("g"), "inner(g)"),
     ("inner ( a.b )", Inner("a.b"), "inner(a.b)"),
+    (
+        "inner(3, a + interleave(2, b, c))",
+        Block(3, Concatenation((Whole("a"), Interleaving(2, (Whole("b"), Whole("c")))))),
+        "inner(3, a + interleave(2, b, c))",
+    ),
     ("inner * g", Product((Whole("inner"), g)), "inner * g"),
     ("g*49", Product((g, Fixed(49))), "g * 49"),
     ("2 * g * h", Product((Fixed(2), g, h)), "2 * g * h"),
@@ -99,7 +107,11 @@ def test_parse_and_format(text: str | int, axis: Axis, formatted: str) -> None:
         ("(g h)", "axis '(g h)', column 4: expected ')'"),
         ("inner(g", "axis 'inner(g', column 8: expected ')'"),
         ("inner(", "axis 'inner(', column 7: expected a group name"),
-        ("inner(64)", "axis 'inner(64)', column 7: expected a group name"),
+        ("inner(64)", "axis 'inner(64)', column 9: expected ','"),
+        ("inner(0, g)", "axis 'inner(0, g)', column 7: expected a number of blocks"),
+        ("inner(2, g", "axis 'inner(2, g', column 11: expected ')'"),
+        ("inner(2, g) + 1", f"axis 'inner(2, g) + 1': {NO_PART}"),
+        ("inner(2, inner(2, g))", f"axis 'inner(2, inner(2, g))': {NO_PART}"),
         ("inner(g + h)", "axis 'inner(g + h)', column 9: expected ')'"),
         (
             "interleave(g)",
@@ -211,6 +223,14 @@ def test_inner_group() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
+    [("a + c", False), ("inner(b)", True), ("2 + inner(b)", True), ("inner(2, a + c)", True)],
+)
+def test_has_inner(text: str, expected: bool) -> None:
+    assert axes.has_inner(parse(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
     [
         ("g", False),
         ("3", False),
@@ -300,6 +320,8 @@ def test_a_group_within_itself() -> None:
         ("deep", 30),
         ("inner(qk)", 2),
         ("inner(deep)", 2),
+        ("inner(2, g)", 2),
+        ("inner(5, qk + g)", 2),
         ("g * 49", 196),
         ("g * heads * 2", 24),
         ("g + qk + 5", 15),
@@ -324,6 +346,7 @@ def test_size(text: str, size: int) -> None:
         ("inner(qkk)", "no group 'qkk' (did you mean 'qk'?)"),
         ("(g + 1)[::0]", "(g + 1)[::0]: the step of a slice cannot be 0"),
         ("interleave(2, g, 3)", "3 coordinates cannot be cut into 2 blocks"),
+        ("inner(3, g)", "4 coordinates cannot be cut into 3 blocks"),
         ("g[[0, 4]]", "g[[0, 4]]: index 4 is outside 0..3"),
         ("g[[-5]]", "g[[-5]]: index -5 is outside 0..3"),
     ],

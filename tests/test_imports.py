@@ -18,7 +18,16 @@ ROOT = Path(mergekit_perm.__file__).parent
 # and, on a floor that `TOGETHER` names, its neighbours.
 FLOORS = (
     {"errors", "progress", "files", "shipped", "cache", "mergekit"},
-    {"permutation", "groups", "axes", "action", "permspec", "permspec_text", "templates"}
+    {
+        "permutation",
+        "groups",
+        "axes",
+        "action",
+        "sections",
+        "permspec",
+        "permspec_text",
+        "templates",
+    }
     | {"yaml_document", "yaml_reader", "yaml_syntax", "folding"},
     {"checkpoints", "networks", "data", "weighted", "preprocessing", "python_path", "devices"}
     | {"alignment"},

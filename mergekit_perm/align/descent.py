@@ -319,7 +319,7 @@ def _changed_parts(
         return
     elements = np.flatnonzero(step[view.group] != np.arange(view.size))
     for carrier in view.carriers:
-        yield carrier.tensor, carrier.dim, torch.from_numpy(carrier.table[elements].reshape(-1))
+        yield carrier.tensor, carrier.dim, torch.from_numpy(carrier.coordinates(elements))
 
 
 def _inner_product_gained(

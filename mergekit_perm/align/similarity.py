@@ -102,7 +102,9 @@ class KeptSimilarity:
 
 def _touched(carrier: Carrier, dim: int, places: torch.Tensor | None) -> bool:
     """Tell whether what the group carries may differ: not beside another group on one axis."""
-    return places is None or dim != carrier.dim or bool(np.isin(carrier.table, places).any())
+    if places is None or dim != carrier.dim:
+        return True
+    return bool(np.isin(carrier.coordinates(np.arange(len(carrier.table))), places).any())
 
 
 def _narrowed(
@@ -110,7 +112,8 @@ def _narrowed(
 ) -> Iterator[torch.Tensor]:
     """Yield `tensors` with as little as can be told of all but their `places` along `dim`."""
     size = tensors[0].shape[dim]
-    if dim == carrier.dim or places is None or len(places) >= _MOST * size:
+    whole = dim in (carrier.dim, carrier.section.dim)
+    if whole or places is None or len(places) >= _MOST * size:
         yield from tensors
         return
     for tensor in tensors:

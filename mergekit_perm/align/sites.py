@@ -145,7 +145,7 @@ def _moves(
     found: dict[Axis, torch.Tensor] = {}
     for row in spec.axes.values():
         for axis in row:
-            if axis in found or not axes.names(axis) or axes.inner_group(axis) is not None:
+            if axis in found or not axes.names(axis) or axes.has_inner(axis):
                 continue
             moves = [action.source(axis, spec.groups, member) for member in members]
             found[axis] = torch.from_numpy(np.stack(moves))

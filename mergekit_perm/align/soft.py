@@ -27,6 +27,7 @@ from mergekit_perm.align.soft_members import Matrices
 from mergekit_perm.axes import Axis, Whole, inner_group
 from mergekit_perm.groups import Groups
 from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.sections import Section, sections
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,15 @@ class SoftAction:
     """How soft members act on the tensors of a spec.
 
     Attributes:
-        plans: by tensor, what multiplies its axes.
+        plans: by tensor, what multiplies the axes of each of its sections.
     """
 
-    plans: Mapping[str, TensorPlan]
+    plans: Mapping[str, Sequence[tuple[Section, TensorPlan]]]
 
     @property
     def degree(self) -> int:
         """The highest degree in the entries of the matrices that an entry of a tensor reaches."""
-        return max((plan.degree for plan in self.plans.values()), default=0)
+        return max((plan.degree for parts in self.plans.values() for _, plan in parts), default=0)
 
     def act(self, name: str, tensors: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         """Return one tensor of every network moved, differentiably.
@@ -57,12 +58,9 @@ class SoftAction:
         """
         if name not in self.plans:
             return tensors
-        plan = self.plans[name]
         result = tensors
-        for dim, axis in plan.plain:
-            result = _along(axis, result, dim + 1, lambda leaf: matrices[leaf.group])
-        for nested in plan.nested:
-            result = _with_inner(nested, result, matrices)
+        for section, plan in self.plans[name]:
+            result = section.replaced(result, plan.act(section.of(tensors, 1), matrices), 1)
         return result
 
 
@@ -72,11 +70,10 @@ def soft_action(spec: PermutationSpec, tensors: Collection[str]) -> SoftAction:
     plans = {}
     for name, row in spec.axes.items():
         if name in tensors:
-            for axis in row:
-                if axis not in known:
-                    known[axis] = axis_plan(axis, spec.groups)
-            plans[name] = _tensor_plan(row, spec.groups, known)
-    return SoftAction({name: plan for name, plan in plans.items() if plan.degree})
+            parts = sections(row, spec.groups)
+            planned = [(part, _tensor_plan(part.axes, spec.groups, known)) for part in parts]
+            plans[name] = [(part, plan) for part, plan in planned if plan.degree]
+    return SoftAction({name: parts for name, parts in plans.items() if parts})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +108,15 @@ class TensorPlan:
     plain: tuple[tuple[int, AxisPlan], ...]
     nested: tuple[_NestedPlan, ...]
     degree: int
+
+    def act(self, tensors: torch.Tensor, matrices: Matrices) -> torch.Tensor:
+        """Return `tensors` (networks, ...) moved."""
+        result = tensors
+        for dim, axis in self.plain:
+            result = _along(axis, result, dim + 1, lambda leaf: matrices[leaf.group])
+        for nested in self.nested:
+            result = _with_inner(nested, result, matrices)
+        return result
 
 
 def _along(plan: AxisPlan, tensor: torch.Tensor, dim: int, of: MatrixOf) -> torch.Tensor:
@@ -159,7 +165,10 @@ def _matrix(plan: AxisPlan, length: int, matrices: Matrices, like: torch.Tensor)
     return _along(plan, still.expand(len(like), -1, -1), 1, lambda leaf: matrices[leaf.group])
 
 
-def _tensor_plan(row: Sequence[Axis], groups: Groups, known: Mapping[Axis, AxisPlan]) -> TensorPlan:
+def _tensor_plan(row: Sequence[Axis], groups: Groups, known: dict[Axis, AxisPlan]) -> TensorPlan:
+    for axis in row:
+        if axis not in known:
+            known[axis] = axis_plan(axis, groups)
     inner: dict[int, list[tuple[int, AxisPlan]]] = {}
     for dim, axis in enumerate(row):
         group = inner_group(axis)

@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from mergekit_perm import action
 from mergekit_perm.axes import (
     Axis,
+    Block,
     Concatenation,
     Fixed,
     Inner,
@@ -204,6 +205,8 @@ def _standing(axis: Axis, groups: Groups, moving: list[Moving]) -> Indices:
             return every[:, :, chosen(axis, every.shape[2])]
         case Product(factors):
             return _paired([_standing(factor, groups, moving) for factor in factors])
+        case Block():
+            raise TypeError("soft members move sections, which have no inner(n, a)")
         case _:
             count = size(axis, groups)
             return np.stack([np.full(count, moving.index(axis)), np.arange(count)])[None]

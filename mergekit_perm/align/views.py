@@ -8,7 +8,7 @@ group), the same thing again.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +16,10 @@ import torch
 
 from mergekit_perm import action, axes
 from mergekit_perm.axes import Axis
+from mergekit_perm.groups import Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
+from mergekit_perm.sections import Section, sections
 
 State = Mapping[str, torch.Tensor]
 
@@ -44,14 +46,16 @@ class Carrier:
 
     Attributes:
         tensor: the name of the tensor.
+        section: the part of it that is looked at: all of it, unless it has `inner(n, a)`.
         dim: the dimension that carries the group.
-        table: the coordinates of every element, shape (elements, m).
+        table: the coordinates of every element in the section, shape (elements, m).
         nested: the nested groups that move along with it.
         others: the outermost groups of others that the tensor carries.
         weight: how many entries of the tensor each element carries.
     """
 
     tensor: str
+    section: Section
     dim: int
     table: Indices
     nested: tuple[Nested, ...]
@@ -60,7 +64,12 @@ class Carrier:
 
     def blocks(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return `tensor` as (elements, m, other axes in order)."""
-        return _take(tensor.movedim(self.dim, 0), self.table)
+        return _take(self.section.of(tensor).movedim(self.dim, 0), self.table)
+
+    def coordinates(self, elements: Indices) -> Indices:
+        """Return where `elements` stand along `dim` of the whole tensor."""
+        places: Indices = self.table[elements].reshape(-1)
+        return self.section.coordinates[places] if self.section.dim == self.dim else places
 
     @property
     def inner_axes(self) -> tuple[Nested, ...]:
@@ -122,16 +131,18 @@ class View:
 def views(spec: PermutationSpec, tensors: Collection[str]) -> list[View]:
     """Return a view of every group of bound `spec` that no other view moves whole."""
     result = []
+    parts = {name: sections(spec.axes[name], spec.groups) for name in tensors}
     for group in spec.groups.values():
         children = tuple(spec.groups.children(group.name))
         if group.within is not None and not children:
             continue
         moved = tuple(spec.carriers(group.name))
         carriers = [
-            _carrier(spec, tensor, dim, axis, group.name, children)
+            _carrier(spec, tensor, section, dim, group.name, children)
             for tensor in moved
             if tensor in tensors
-            for dim, axis in enumerate(spec.axes[tensor])
+            for section in parts[tensor]
+            for dim, axis in enumerate(section.axes)
             if _carries(spec, axis, group.name)
         ]
         size, stays = spec.groups.length(group.name), group.within is not None
@@ -145,14 +156,19 @@ def _carries(spec: PermutationSpec, axis: Axis, group: str) -> bool:
 
 
 def _carrier(
-    spec: PermutationSpec, tensor: str, dim: int, axis: Axis, group: str, children: tuple[str, ...]
+    spec: PermutationSpec,
+    tensor: str,
+    section: Section,
+    dim: int,
+    group: str,
+    children: tuple[str, ...],
 ) -> Carrier:
-    nested = []
+    row, nested = section.axes, []
+    axis = row[dim]
     for child in children:
         if _carries(spec, axis, child):
             table = action.inner_occurrences(axis, spec.groups, child)
             nested.append(Nested(child, -1, table))
-        row = spec.axes[tensor]
         for other, expression in enumerate(row):
             if axes.Inner(child) not in axes.leaves(expression):
                 continue
@@ -161,17 +177,22 @@ def _carrier(
                 nested.append(Nested(child, other, table))
     return Carrier(
         tensor,
+        section,
         dim,
         action.occurrences(axis, spec.groups, group),
         tuple(nested),
-        others=frozenset(_outermost(spec, tensor) - {spec.groups.chain(group)[-1].name}),
-        weight=math.prod((spec.shapes or {})[tensor]) // spec.groups.length(group),
+        others=frozenset(_outermost(spec.groups, row) - {spec.groups.chain(group)[-1].name}),
+        weight=_entries(spec, row) // spec.groups.length(group),
     )
 
 
-def _outermost(spec: PermutationSpec, tensor: str) -> set[str]:
-    named = {name for axis in spec.axes[tensor] for name in axes.names(axis)}
-    return {spec.groups.chain(name)[-1].name for name in named}
+def _outermost(groups: Groups, row: Sequence[Axis]) -> set[str]:
+    named = {name for axis in row for name in axes.names(axis)}
+    return {groups.chain(name)[-1].name for name in named}
+
+
+def _entries(spec: PermutationSpec, row: Sequence[Axis]) -> int:
+    return math.prod(axes.size(axis, spec.groups) for axis in row)
 
 
 def _take(tensor: torch.Tensor, table: Indices) -> torch.Tensor:

@@ -94,9 +94,9 @@ def _roles(facts: Facts, node: Indices) -> Colours:
     """Return what every element is, besides where it stands: equal for elements that may swap."""
     counts = [origin.count for origin in facts.origins]
     roles = mixed(np.repeat(np.arange(len(counts)), counts))
-    for number, part in enumerate(facts.parts):
+    for number, (part, _) in enumerate(facts.parts):
         roles[part] = mixed(roles[part] + np.uint64(2 * number + 1))
-    for elements, _ in facts.frozen:
+    for elements, *_ in facts.frozen:
         roles[elements] = mixed(elements) + np.uint64(1)
     return _told_apart(facts, node, roles)
 

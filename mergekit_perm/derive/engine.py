@@ -18,21 +18,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from mergekit_perm import axes, networks
-from mergekit_perm.axes import Axis, Fixed
+from mergekit_perm import action, axes, networks
+from mergekit_perm.axes import Axis, Block, Fixed
 from mergekit_perm.derive.cells import Cells, find_cells
 from mergekit_perm.derive.facts import Facts
 from mergekit_perm.derive.inputs import Inputs
 from mergekit_perm.derive.interpret import Interpretation, interpret
+from mergekit_perm.derive.labels import Map
 from mergekit_perm.derive.naming import group_names
 from mergekit_perm.derive.readout import NotExpressibleError, Reader
 from mergekit_perm.derive.reasons import Reasons
 from mergekit_perm.derive.structure import GroupCell, Structure, find_structure
 from mergekit_perm.derive.trace import Graph, trace
-from mergekit_perm.errors import DerivationError
+from mergekit_perm.errors import DerivationError, PermutationSpecError
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
+from mergekit_perm.sections import sections
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,12 @@ def derivation(
     traced = time.perf_counter()
     found = interpret(graphs, module)
     if strict and found.unruled:
+        named = (
+            f"{op} ({n}x{found.places[op] and f', first in {found.places[op]}'})"
+            for op, n in found.unruled.items()
+        )
         raise DerivationError(
-            f"no rule for {', '.join(f'{op} ({n}x)' for op, n in found.unruled.items())}; "
-            "without `strict` what they touch stays fixed"
+            f"no rule for {', '.join(named)}; without `strict` what they touch stays fixed"
         )
     spec = _spec(found, module, name, options)
     seconds = {
@@ -132,6 +137,7 @@ def _spec(
     found: Interpretation, module: nn.Module, name: str | None, options: Mapping[str, Any]
 ) -> PermutationSpec:
     """Return the spec of the largest group that the facts leave and the axis language can say."""
+    kept: set[int] = set()
     while True:
         cells = find_cells(found.facts)
         structure = find_structure(cells)
@@ -140,16 +146,36 @@ def _spec(
         try:
             return _read(found, cells, structure, module, name, options)
         except NotExpressibleError as error:
-            reason = "moves in a way that the axis language cannot say"
-            found.facts.freeze(error.elements, reason)
+            _keep_blocks(found.facts, error.elements, kept)
 
 
 def _pin_tangled(facts: Facts, cells: Cells, structure: Structure) -> bool:
-    """Freeze what cannot be a group; tell whether there was any."""
-    for cell in sorted(structure.tangled):
+    """Freeze what cannot be a group; tell whether there was any.
+
+    The smallest cells are frozen at first: with blocks in their places, what lies in them may move.
+    """
+    smallest = min((cells.sizes[cell] for cell in structure.tangled), default=0)
+    for cell in sorted(cell for cell in structure.tangled if cells.sizes[cell] == smallest):
         elements = np.flatnonzero(cells.cell == cell)
         facts.freeze(elements, "mixed in an order that no permutation keeps")
     return bool(structure.tangled)
+
+
+def _keep_blocks(facts: Facts, elements: Indices, kept: set[int]) -> None:
+    """Keep the blocks of an axis in their places, what moves within them as well the second time.
+
+    Args:
+        facts: of the network.
+        elements: those of the axis, shape (blocks, size).
+        kept: the first element of every axis whose blocks are kept already.
+    """
+    reason = "moves in a way that the axis language cannot say"
+    first = int(elements[0, 0])
+    if first in kept:
+        facts.freeze(elements, reason)
+    else:
+        facts.pin(Map((0, 1), elements), 0, reason)
+    kept.add(first)
 
 
 def _pin_idle(facts: Facts, cells: Cells, structure: Structure) -> bool:
@@ -195,7 +221,7 @@ def _read(
 ) -> PermutationSpec:
     names = group_names(found.facts, cells, structure)
     reader = Reader(cells, structure, names)
-    reasons = Reasons(found.facts, cells)
+    reasons = Reasons(found.facts, cells, found.readers)
     rows: dict[str, tuple[Axis, ...]] = {}
     fixed: dict[str, str] = {}
     for tensor, elements in _elements(found).items():
@@ -205,14 +231,16 @@ def _read(
         )
         if not all(isinstance(axis, Fixed) for axis in row):
             rows[tensor] = row
-        text = reasons.text(elements)
+        text = reasons.text(tensor, elements)
         if text:
             fixed[tensor] = text
+    groups = _groups(structure, names, rows)
+    _check_blocks(rows, groups, _elements(found))
     state = module.state_dict()
     rows, fixed = _for_all_names(module, rows), _for_all_names(module, fixed)
     rows = {tensor: rows[tensor] for tensor in state if tensor in rows}
     return PermutationSpec(
-        groups=_groups(structure, names, rows),
+        groups=groups,
         axes=rows,
         architecture=name,
         options=dict(options),
@@ -222,6 +250,22 @@ def _read(
 
 def _axis(reader: Reader, elements: Indices) -> Axis:
     return reader.axis(elements) if elements.ndim == 1 else reader.inner_axis(elements)
+
+
+def _check_blocks(
+    rows: Mapping[str, tuple[Axis, ...]],
+    groups: Groups,
+    elements: Mapping[str, list[Indices | None]],
+) -> None:
+    """Raise NotExpressibleError where blocks of an axis move in a way that `inner` cannot say."""
+    for tensor, row in rows.items():
+        for axis, along in zip(row, elements[tensor], strict=True):
+            if isinstance(axis, Block) and along is not None:
+                try:
+                    action.check_closed(row, groups)
+                    sections(row, groups)
+                except PermutationSpecError:
+                    raise NotExpressibleError(along) from None
 
 
 def _elements(found: Interpretation) -> dict[str, list[Indices | None]]:

@@ -26,6 +26,9 @@ import numpy as np
 from mergekit_perm.derive.labels import Labels, Map, expanded
 from mergekit_perm.permutation import Indices
 
+# The reason why parameters stay that no operation has anything to do with.
+UNREAD = "not read by the network"
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -53,9 +56,10 @@ class Facts:
         self.count = 0
         self.origins: list[Origin] = []
         self.matches: list[tuple[Indices, Indices]] = []
+        self.met: list[str] = []  # of every match, where
         self.projections: list[tuple[Indices, Indices]] = []
-        self.parts: list[Indices] = []
-        self.frozen: list[tuple[Indices, str]] = []
+        self.parts: list[tuple[Indices, str]] = []
+        self.frozen: list[tuple[Indices, str, str]] = []
         self.alike: list[Indices] = []
         self.where = ""
         self._blocks: dict[tuple[int, tuple[int, ...]], tuple[Indices, Map]] = {}
@@ -103,6 +107,7 @@ class Facts:
         """State that a_i and b_i move alike; each array has every element once."""
         if a is not b and not np.array_equal(a, b):
             self.matches.append((a.reshape(-1), b.reshape(-1)))
+            self.met.append(self.where)
 
     def project(self, children: Indices, parents: Indices) -> None:
         """State that each child lies in its parent; `parents` broadcasts over `children`."""
@@ -111,11 +116,11 @@ class Facts:
 
     def part(self, elements: Indices) -> None:
         """State that `elements` only move among themselves."""
-        self.parts.append(elements.reshape(-1))
+        self.parts.append((elements.reshape(-1), self.where))
 
     def freeze(self, elements: Indices, reason: str) -> None:
         """State that `elements` stay where they are."""
-        self.frozen.append((elements.reshape(-1), f"{reason}{self.where and f' in {self.where}'}"))
+        self.frozen.append((elements.reshape(-1), reason, self.where))
 
     def pin(self, map_: Map, digit: int, reason: str) -> None:
         """State that the coordinates of one digit of `map_` stay where they are."""

@@ -20,7 +20,7 @@ from mergekit_perm.files import write_text
 from mergekit_perm.permspec import PermutationSpec
 
 # Raise when derivation gives something else, so that older specs in the cache no longer count.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

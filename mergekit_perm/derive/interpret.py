@@ -21,14 +21,15 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from mergekit_perm.derive import primitives
-from mergekit_perm.derive.facts import Facts
-from mergekit_perm.derive.labels import Labels, Shape, unlabelled
+from mergekit_perm.derive.facts import UNREAD, Facts
+from mergekit_perm.derive.labels import FIXED, INPUTS, Labels, Shape, unlabelled
 from mergekit_perm.derive.nodes import (
     arguments,
     described,
     is_in_place,
     is_random,
     operation,
+    place_of,
     results_used,
     shapes,
 )
@@ -55,13 +56,17 @@ class Interpretation:
     Attributes:
         facts: about all elements.
         tensors: by name of each parameter and permutable buffer that the network uses, its shape.
+        readers: the first operation that computes with each of them, and its source line.
         unruled: operations that no rule covered, with how often they occurred.
+        places: the source line of the first of each of these.
         ruled: how often each rule was used.
     """
 
     facts: Facts = field(default_factory=Facts)
     tensors: dict[str, Shape] = field(default_factory=dict)
+    readers: dict[str, str] = field(default_factory=dict)
     unruled: Counter[str] = field(default_factory=Counter)
+    places: dict[str, str] = field(default_factory=dict)
     ruled: Counter[str] = field(default_factory=Counter)
 
 
@@ -119,11 +124,12 @@ class _Interpreter:
         kind, name = self.graph.sources[node.name]
         shape = shapes(node)
         if kind == "parameter" or name in self.statistics:
+            self.found.readers.setdefault(self.canonical[name], _first_reader(node))
             return self._parameter(name)
         if node.name in self.graph.values:
             return self._constant(node, self.graph.values[node.name])
         if isinstance(shape, tuple):
-            return unlabelled(shape, places="inputs of the network")
+            return unlabelled(shape, places=INPUTS)
         return None
 
     def _parameter(self, name: str) -> Labels:
@@ -154,14 +160,16 @@ class _Interpreter:
         for origin in self.facts.origins:
             unread = np.flatnonzero(~read[origin.start : origin.start + origin.count])
             if origin.name and len(unread):
-                self.facts.freeze(origin.start + unread, "not read by the network")
+                self.facts.freeze(origin.start + unread, UNREAD)
 
     def _freeze_outputs(self, node: Node) -> None:
         for output in [n for n in node.all_input_nodes if n.name in self.graph.outputs]:
             labels = self.labels[output]
-            for each in labels if isinstance(labels, list) else [labels]:
-                if isinstance(each, Labels):
-                    primitives.frozen(self.facts, each, "output of the network")
+            last = _computed_by(output)
+            with self.facts.at(described(last) if last.op == "call_function" else ""):
+                for each in labels if isinstance(labels, list) else [labels]:
+                    if isinstance(each, Labels):
+                        primitives.frozen(self.facts, each, "output of the network")
 
     # ------------------------------------------------------------------------------ operations
 
@@ -169,7 +177,10 @@ class _Interpreter:
         if node.target is operator.getitem:
             self._item(node)
         elif operation(node) in _WRAPPERS:
-            self.labels[node] = self._inline(node)
+            body, *given = (argument for argument in node.args if isinstance(argument, Node))
+            self.labels[node] = self._inline(body, given)
+        elif operation(node) == "cond":
+            self.labels[node] = self._either(node)
         elif not self._fold(node):
             self.labels[node] = self._rule(node)
             self._write_back(node)
@@ -182,10 +193,16 @@ class _Interpreter:
         if source in self.values:
             self.values[node] = self.values[source][at]
 
-    def _inline(self, node: Node) -> Any:
-        """Interpret the graph that a wrapper (autocast, no_grad) calls."""
-        given = [argument for argument in node.args if isinstance(argument, Node)]
-        body = self.labels[given.pop(0)]
+    def _either(self, node: Node) -> list[Labels]:
+        """Interpret both graphs of `torch.cond`: what holds for its outcome holds for both."""
+        _, yes, no, given = node.args
+        assert isinstance(yes, Node) and isinstance(no, Node) and isinstance(given, list | tuple)
+        outcomes = zip(*(self._inline(body, given) for body in (yes, no)), strict=True)
+        return [primitives.combine(self.facts, one.shape, [one, two]) for one, two in outcomes]
+
+    def _inline(self, body_node: Node, given: Sequence[Any]) -> Any:
+        """Interpret the graph of `body_node`, which an operation calls with what is `given`."""
+        body = self.labels[body_node]
         inputs = [inner for inner in body.graph.nodes if inner.op == "placeholder"]
         for inner, outer in zip(inputs, given, strict=True):
             self.labels[inner] = self.labels[outer]
@@ -225,7 +242,8 @@ class _Interpreter:
         call = Call(self.facts, name, self._arguments(node), shapes(node), results_used(node))
         if isinstance(call.shapes, tuple) and 0 in call.shapes:
             return unlabelled(call.shapes)
-        if not call.labels() and not _lists(call) and name not in RULES:
+        touched = any(labels.maps for labels in (*call.labels(), *_lists(call)))
+        if not touched and name not in RULES:
             return _plain(call.shapes)
         if name not in _PASSING:
             given = [m.elements for labels in (*call.labels(), *_lists(call)) for m in labels.maps]
@@ -236,6 +254,7 @@ class _Interpreter:
             result = RULES[name](call)
         except NoRule:
             self.found.unruled[name] += 1
+            self.found.places.setdefault(name, place_of(node))
             return self._freeze(call)
         self.found.ruled[name] += 1
         return result
@@ -244,7 +263,7 @@ class _Interpreter:
         """Freeze whatever touches an operation that no rule covers."""
         for labels in [*call.labels(), *_lists(call)]:
             primitives.frozen(self.facts, labels, "meets an operation without a rule")
-        return _plain(call.shapes)
+        return _plain(call.shapes, f"what {self.facts.where} gives")
 
     def _arguments(self, node: Node) -> dict[str, Any]:
         """Return the arguments of `node` by name, with labels for tensors.
@@ -298,10 +317,27 @@ _WRAPPERS = frozenset({"wrap_with_autocast", "wrap_with_set_grad_enabled"})
 _CHECKS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_size"})
 
 
-def _plain(shapes: Any) -> Any:
+def _computed_by(node: Node) -> Node:
+    """Return the operation that computes what `node` gives, or passes on."""
+    while operation(node) in _PASSING | {"dropout"} and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _first_reader(node: Node) -> str:
+    """Return the first operation that computes with what `node` gives, for people."""
+    queue = list(node.users)
+    for user in queue:
+        if operation(user) not in _PASSING:
+            return described(user)
+        queue += user.users
+    return ""
+
+
+def _plain(shapes: Any, places: str = FIXED) -> Any:
     if isinstance(shapes, list):
-        return [None if shape is None else unlabelled(shape) for shape in shapes]
-    return None if shapes is None else unlabelled(shapes)
+        return [None if shape is None else unlabelled(shape, places=places) for shape in shapes]
+    return None if shapes is None else unlabelled(shapes, places=places)
 
 
 def _lists(call: Call) -> list[Labels]:

@@ -25,6 +25,10 @@ from mergekit_perm.permutation import Indices
 Shape = tuple[int, ...]
 
 
+# What fixed coordinates are, for people; anything else names the operation that they come from.
+FIXED, INPUTS, CONSTANTS = "fixed positions", "inputs of the network", "constants"
+
+
 class Map(NamedTuple):
     """Elements of the coordinates of `digits` (ascending): an array with one axis per digit."""
 
@@ -47,7 +51,7 @@ class Labels:
     axes: tuple[Shape, ...]
     maps: tuple[Map, ...] = ()
     constant: frozenset[int] = frozenset()
-    places: str = "fixed positions"
+    places: str = FIXED
 
     @property
     def shape(self) -> Shape:
@@ -75,9 +79,7 @@ class Labels:
         return inside or digit in self.constant
 
 
-def unlabelled(
-    shape: Iterable[int], *, constant: bool = False, places: str = "fixed positions"
-) -> Labels:
+def unlabelled(shape: Iterable[int], *, constant: bool = False, places: str = FIXED) -> Labels:
     """Return labels of a tensor whose coordinates are all fixed, or which is constant.
 
     A tensor without elements has no other labels than these.
@@ -85,6 +87,15 @@ def unlabelled(
     axes = tuple((length,) if length != 1 else () for length in shape)
     count = sum(map(len, axes))
     return Labels(axes, (), frozenset(range(count)) if constant else frozenset(), places)
+
+
+def lost_in(operands: Iterable[Labels]) -> str:
+    """Return what the fixed coordinates are of a tensor that is computed from `operands`.
+
+    Where one of them comes from an operation that could not be followed, so does the result.
+    """
+    named = (labels.places for labels in operands)
+    return next((places for places in named if places not in (FIXED, INPUTS, CONSTANTS)), FIXED)
 
 
 def renumbered(labels: Labels, number: Mapping[int, int], axes: tuple[Shape, ...]) -> Labels:

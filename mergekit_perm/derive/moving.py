@@ -36,7 +36,7 @@ def moved_alone(
     groups = groups_of(row, groups)
     member = _cycle(groups, group)
     for dim, axis in enumerate(row):
-        if axes.inner_group(axis) is not None:
+        if axes.has_inner(axis):
             continue
         places = action.occurrences(axis, groups, group)
         if places.shape[1]:

@@ -34,7 +34,8 @@ def is_random(node: Node) -> bool:
 
 def place_of(node: Node) -> str:
     """Return the source line that `node` comes from, as ``resnet.py:147``, or ""."""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    found = _FRAME.findall(node.meta.get("stack_trace") or "")
+    frames = [(file, line) for file, line in found if not file.startswith("<")]
     for file, line in reversed(frames):
         # The line of the network that calls a layer tells more than that of the layer.
         if "/torch/" not in file.replace("\\", "/"):

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from mergekit_perm.derive import primitives
 from mergekit_perm.derive.facts import Facts
-from mergekit_perm.derive.labels import Labels, Map, Shape, unlabelled
+from mergekit_perm.derive.labels import CONSTANTS, Labels, Map, Shape, unlabelled
 from mergekit_perm.derive.nodes import arguments, operation, shapes
 from mergekit_perm.derive.rules.elementwise import BROADCASTING
 from mergekit_perm.derive.trace import Graph
@@ -61,7 +61,7 @@ def parameter_labels(facts: Facts, name: str, shape: Shape, blocks: Blocks | Non
 
 def constant_labels(value: torch.Tensor) -> Labels:
     """Return the labels of a constant: fixed, but along axes where it does not change."""
-    labels = unlabelled(value.shape, places="constants")
+    labels = unlabelled(value.shape, places=CONSTANTS)
     if not 0 < value.numel() <= _MOST_ENTRIES:
         return labels
     along = {

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from mergekit_perm.axes import (
     Axis,
+    Block,
     Concatenation,
     Fixed,
     Inner,
@@ -71,16 +73,14 @@ class Reader:
 
         Args:
             elements: shape (blocks, size).
-
-        Raises:
-            NotExpressibleError: when blocks differ in more than the elements' blocks.
         """
         cells = self._moving(elements)
         alike = [(cells == row).all(axis=1) for row in np.unique(cells, axis=0)]
-        first, *others = [self._blocks_axis(cells[rows][0], elements[rows]) for rows in alike]
-        if any(other != first for other in others):
-            raise NotExpressibleError(elements)
-        return first
+        with suppress(NotExpressibleError):
+            first, *others = [self._blocks_axis(cells[rows][0], elements[rows]) for rows in alike]
+            if all(other == first for other in others):
+                return first
+        return Block(len(elements), self.axis(elements.reshape(-1)))
 
     def _blocks_axis(self, cells: Indices, elements: Indices) -> Axis:
         """Return the expression of an axis in blocks (blocks, size) that consist of `cells`."""

@@ -1,4 +1,4 @@
-"""Every method on networks with nested groups: attention heads, grouped convolutions."""
+"""Every method on networks with nested groups: heads, grouped convolutions alike and unlike."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ RESNEXT = (
     "resnext50_32x4d",
     {"layers": [1] * 4, "channels": [8] * 4, "stem_width": 8, "cardinality": 2, "base_width": 64},
 )
+UNLIKE = ("tests.derive.odd_modules:UnlikeGroups", {})
 
-SIZE = {"test_vit": (160, 160), "resnext50_32x4d": (32, 32)}
+SIZE = {
+    "tests.derive.odd_modules:UnlikeGroups": (6, 6),
+    "test_vit": (160, 160),
+    "resnext50_32x4d": (32, 32),
+}
 
 # Enough of each to move something.
 FEW: dict[str, dict[str, Any]] = {
@@ -34,7 +39,7 @@ FEW: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("architecture", "options"), [VIT, RESNEXT])
+@pytest.mark.parametrize(("architecture", "options"), [VIT, RESNEXT, UNLIKE])
 @pytest.mark.parametrize("method", METHODS)
 def test_nested_groups_are_aligned_and_the_function_stays(
     architecture: str, options: dict[str, Any], method: str

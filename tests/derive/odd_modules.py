@@ -252,6 +252,19 @@ class WithNumpy(Hidden):
         return self.head(F.relu(self.first(x)) * factors.to(x.dtype))
 
 
+class Chooses(Hidden):
+    """Takes one of two layers, by the sum of its inputs, in a way that can be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x).relu()
+        branches = (lambda h: self.one(h).relu(), lambda h: self.other(h).tanh())
+        return self.head(torch.cond(x.sum() > 0, *branches, (h,)))
+
+
 class Loops(nn.Module):
     """Python loops over layers and over numbers."""
 
@@ -519,6 +532,23 @@ class Copies(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(F.relu(self.layers(F.relu(self.first(x)))))
+
+
+class UnlikeGroups(nn.Module):
+    """A convolution of three groups, the last of which is told apart, for images (3, 6, 6)."""
+
+    input_shape = (3, 6, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 12, 3)
+        self.norm = nn.BatchNorm2d(12)
+        self.grouped = nn.Conv2d(12, 18, 3, groups=3)
+        self.last = nn.Linear(18, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.grouped(self.norm(self.first(x)).relu()).mean((2, 3))
+        return self.last(torch.cat([y[:, :12].relu(), y[:, 12:].tanh()], 1))
 
 
 class Mixture(nn.Module):

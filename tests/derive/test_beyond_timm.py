@@ -272,6 +272,8 @@ ODD: list[tuple[str, Callable[[], nn.Module], Any, str]] = [
     ("copies", odd.Copies, VECTORS, "8 8 8"),
     ("mixture", odd.Mixture, VECTORS, "10 4 8"),
     ("unet", odd.UNet, images(3, 8, 8), "12 5 5>2 6 8"),
+    ("chooses", odd.Chooses, VECTORS, "8 8"),
+    ("unlike-groups", odd.UnlikeGroups, images(3, 6, 6), "2 2>4 2>6 4 6"),
 ]  # fmt: skip
 
 
@@ -307,7 +309,7 @@ def test_tied_tensors_have_an_entry_each() -> None:
 def test_outputs_stay_for_that_reason() -> None:
     spec = pm.derive(odd.Several(), inputs=VECTORS)
     assert list(spec.groups) == ["second"]
-    assert spec.fixed["first.bias"] == "axis 0: output of the network"
+    assert spec.fixed["first.bias"].startswith("axis 0: output of the network in relu (odd_")
 
 
 def test_a_layer_that_is_never_called_stays() -> None:

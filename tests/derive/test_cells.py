@@ -69,7 +69,7 @@ def test_what_is_frozen_stays_with_what_it_is_matched_to() -> None:
     with facts.at("a test"):
         facts.freeze(a[:2], "wanted")
     assert sizes(facts, b) == [1, 1, 2, 2]
-    assert facts.frozen[0][1] == "wanted in a test"
+    assert facts.frozen[0][1:] == ("wanted", "a test")
 
 
 def test_children_lie_in_blocks() -> None:

@@ -152,7 +152,7 @@ def test_axes_too_large_to_join_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     joined = primitives.reshape(facts, labels, (3, 2))
     assert joined.maps == () and joined.shape == (3, 2)
     assert moving(facts, np.arange(5)) == [1] * 5
-    assert {reason for _, reason in facts.frozen} == {"too large to follow"}
+    assert {reason for _, reason, _ in facts.frozen} == {"too large to follow"}
 
 
 def test_sums_leave_blocks() -> None:

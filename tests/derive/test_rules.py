@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from mergekit_perm.axes import format_axis
 from mergekit_perm.derive import derivation, trace, verify
+from mergekit_perm.derive.facts import UNREAD
 from mergekit_perm.derive.rules import RULES
 from tests.derive.cases import (
     attention,
@@ -34,6 +36,14 @@ SOME = ["attention: of torch", "normalising: batch norm", "normalising: batch no
 used: dict[str, set[str]] = {}
 
 
+def names_operations(reasons: str) -> bool:
+    """Tell whether every reason for fixed axes names an operation and its source line."""
+    return all(
+        reason.endswith(UNREAD) or re.search(r"\b\w+ \(\w+\.py:\d+\)", reason)
+        for reason in reasons.split("; ")
+    )
+
+
 def cases() -> Iterator[Any]:
     for name, case in CASES.items():
         marks = [pytest.mark.xfail(strict=True, reason=case.known)] * bool(case.known)
@@ -47,6 +57,7 @@ def test_groups(name: str) -> None:
     used[name] = set(found.ruled)
     assert groups(found.spec) == case.groups
     assert list(found.unruled) == case.unruled
+    assert all(names_operations(reasons) for reasons in found.spec.fixed.values())
     for tensor, row in case.axes.items():
         assert ", ".join(map(format_axis, found.spec.axes[tensor])) == row
     if case.groups:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mergekit_perm.derive.facts import Facts
-from mergekit_perm.derive.labels import Labels, Map, expanded, tidied
+from mergekit_perm.derive.labels import Labels, Map, expanded, lost_in, tidied
 from mergekit_perm.derive.primitives.contracting import LETTERS, aligned
 from mergekit_perm.derive.primitives.joining import join
 from mergekit_perm.derive.primitives.regrouping import flattened
@@ -77,7 +77,7 @@ def _together(
     constant = frozenset.intersection(*(part.constant for part in parts)) - {along}
     rest = [m for part in parts for m in part.maps if along not in m.digits]
     if not any(along in m.digits for part in parts for m in part.maps):
-        return Labels(template.axes, join(facts, rest, fixed), constant)
+        return Labels(template.axes, join(facts, rest, fixed), constant, lost_in(parts))
     outer = sorted(
         {d for part in parts for m in part.maps if along in m.digits for d in m.digits} - {along}
     )
@@ -88,7 +88,7 @@ def _together(
     ]
     whole = np.concatenate(_distinct(facts, pieces), axis=digits.index(along))
     joined = join(facts, [Map(tuple(digits), whole), *rest], fixed)
-    return Labels(template.axes, joined, constant)
+    return Labels(template.axes, joined, constant, lost_in(parts))
 
 
 def _piece(facts: Facts, part: Labels, digits: list[int], along: int, length: int) -> Indices:
@@ -147,4 +147,4 @@ def _apart(
         pieces = [np.expand_dims(part.maps[place].elements, digits.index(along)) for part in parts]
         maps.append(Map(digits, np.concatenate(_distinct(facts, pieces), axis=digits.index(along))))
     constant = frozenset.intersection(*(part.constant for part in parts)) - {along}
-    return Labels(template.axes, join(facts, maps, {}), constant)
+    return Labels(template.axes, join(facts, maps, {}), constant, lost_in(parts))

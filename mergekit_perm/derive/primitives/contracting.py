@@ -8,7 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from mergekit_perm.derive.facts import Facts
-from mergekit_perm.derive.labels import Labels, Map, Shape, common_digits, tidied, transposed
+from mergekit_perm.derive.labels import (
+    Labels,
+    Map,
+    Shape,
+    common_digits,
+    lost_in,
+    tidied,
+    transposed,
+)
 from mergekit_perm.derive.primitives.fixing import plain
 from mergekit_perm.derive.primitives.joining import join
 from mergekit_perm.derive.primitives.regrouping import refined
@@ -52,6 +60,7 @@ def contract(
         tuple(space[letter] for letter in letters),
         join(facts, maps, fixed),
         frozenset(constant),
+        lost_in(labels for labels, _ in operands),
     )
     summed = [letters.index(letter) for letter in letters if letter not in out]
     reduced = reduce(facts, joined, summed)
@@ -130,7 +139,7 @@ def reduce(facts: Facts, labels: Labels, axes: Iterable[int], *, keep_axes: bool
         if keep_axes or axis not in gone
     ]
     constant = frozenset(number[digit] for digit in labels.constant if digit in number)
-    return Labels(tuple(shape), join(facts, renamed, {}), constant)
+    return Labels(tuple(shape), join(facts, renamed, {}), constant, labels.places)
 
 
 def normalise(facts: Facts, labels: Labels, axes: Iterable[int]) -> Labels:

@@ -37,14 +37,23 @@ CASES = {
         "2 2>2 2>3", lambda h, m: F.conv2d(h, m.p * h.mean(), groups=2), 6, p=weight(6, 2, 1, 1)),
     "groups told apart": image(
         "2 2 3 3", lambda h, m: torch.cat([m.b(h)[:, :3].tanh(), m.b(h)[:, 3:]], 1), 6,
-        b=Conv2d(4, 6, 1, groups=2), known="`inner` needs a group around it that moves"),
-    # As above: what is left of both kinds of groups is not alike in all of them.
-    "groups of two sizes": image("", lambda h, m: m.b(h) + m.c(h), 6, width=6,
-                                 b=Conv2d(6, 6, 1, groups=2), c=Conv2d(6, 6, 1, groups=3)),
+        b=Conv2d(4, 6, 1, groups=2),
+        axes={"a.weight": "a + a_2, 3, 3, 3", "b.weight": "b + b_2, inner(2, a + a_2), 1, 1"}),
+    "groups told apart, each with heads": image(
+        "2 2>2 2>2 2>3", lambda h, m: F.glu(m.b(h), 1), 6, width=8, b=Conv2d(8, 12, 1, groups=4),
+        axes={"b.weight": "b + b, inner(4, a + a_2), 1, 1"}),
+    # What swaps both groups is lost: their elements stand in orders of their own in `c`.
+    "grouped, the second time in another order": image(
+        "3 3 3 3 3 3", lambda h, m: torch.cat([m.b(h), m.c(h[:, [0, 1, 2, 4, 5, 3]])], 1), 12,
+        width=6, b=Conv2d(6, 6, 1, groups=2), c=Conv2d(6, 6, 1, groups=2)),
+    # What reverses both groups and pairs of channels is lost here and below.
+    "groups of two sizes": image(
+        "2 2 2 2", lambda h, m: m.b(h) + m.c(h), 6, width=6,
+        b=Conv2d(6, 6, 1, groups=2), c=Conv2d(6, 6, 1, groups=3),
+        axes={"c.weight": "stream + 2 + stream_2, inner(3, a + 2 + a_2), 1, 1"}),
     "grouped twice": image("2 2>2 2>3 2>4", lambda h, m: m.c(m.b(h).relu()), 8,
                            b=Conv2d(4, 6, 3, groups=2), c=Conv2d(6, 8, 1, groups=2)),
-    # What reverses both groups and pairs of channels is lost: `inner` needs blocks that are alike.
-    "grouped otherwise": image("2 2 2", lambda h, m: m.c(m.b(h).relu()), 6, width=6,
+    "grouped otherwise": image("2 2 2 2 2 3 3", lambda h, m: m.c(m.b(h).relu()), 6, width=6,
                                b=Conv2d(6, 6, 1, groups=2), c=Conv2d(6, 6, 1, groups=3)),
     "depthwise": image("4", lambda h, m: m.b(h), b=Conv2d(4, 4, 3, groups=4),
                        axes={"b.weight": "stream, 1, 3, 3"}),

@@ -138,9 +138,9 @@ CASES = {
     "constants taken apart": hidden("", lambda h: h * torch.cat(torch.arange(6).split(3)[::-1])),
     "constants that are drawn": hidden("", lambda h: h * torch.rand(6)),
     "nothing yet": hidden("6", lambda h: h + 0 * torch.empty(6)),
-    "a number": hidden("6", lambda h: h * h.amax().item(), unruled="item"),
+    "a number": hidden("6", lambda h: h * h.amax().item()),
     "a number as output": Case("6", VECTOR, lambda m, x: (m.z(h := m.a(x).sin()), h.amax().item()),
-                               a=Linear(4, 6), z=Linear(6, 3), unruled="item"),
+                               a=Linear(4, 6), z=Linear(6, 3)),
     "equal constants": hidden("6", lambda h: h * torch.full((6,), 2.0)),
     "constants of another axis": hidden("6", lambda h: h * torch.arange(5)[:, None], shape=TOKENS),
     "a buffer": hidden("", lambda h, m: h * m.p, p=torch.rand(6)),
@@ -176,7 +176,12 @@ CASES = {
     "written within a wrapper": hidden("2 4", updated_inside),
     "checkpointed": hidden("6", lambda h: torch.utils.checkpoint.checkpoint(
         torch.sin, h, use_reentrant=False)),
-    "a choice by values": hidden("", lambda h: torch.cond(h.sum() > 0, torch.sin, torch.cos, (h,)),
-                                 unruled="cond"),
+    "a choice by values": hidden(
+        "6", lambda h: torch.cond(h.sum() > 0, torch.sin, torch.cos, (h,))),
+    "a choice by one value": hidden(
+        "5", lambda h: torch.cond(h[0, 1] > 0, torch.sin, torch.cos, (h,)),
+        axes={"a.bias": "a[0:1] + 1 + a[1:5]"}),
+    "a choice of parts": hidden("3", lambda h: torch.cond(
+        h.sum() > 0, lambda h: h[:, :3].sin(), lambda h: h[:, 3:].cos(), (h,)), 3),
     "drawn at random": hidden("", lambda h: h * torch.rand_like(h), unruled="rand_like"),
 }

@@ -1,0 +1,202 @@
+"""Cutting tensors at `inner(n, a)`, so that what is left has only the other forms of axes.
+
+The groups of a convolution need not be alike: some may trade places, others stay, and what stands
+in them may be permuted by different groups. Blocks that trade places make one *section* of the
+tensor, every other block one of its own. Within a section all blocks are alike: `inner(n, a)` is a
+part of `a`, or `inner(g)`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mergekit_perm import action, axes
+from mergekit_perm.axes import (
+    Axis,
+    Block,
+    Concatenation,
+    Fixed,
+    Inner,
+    Interleaving,
+    Pick,
+    Slice,
+    Whole,
+)
+from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.groups import Groups
+from mergekit_perm.permutation import Indices
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a tensor.
+
+    Attributes:
+        dim: the dimension that was cut, or -1 when the section is all of the tensor.
+        coordinates: which ones of that dimension the section has.
+        axes: the expressions of its axes, none of them `inner(n, a)`.
+    """
+
+    dim: int
+    coordinates: Indices
+    axes: tuple[Axis, ...]
+
+    def of(self, tensor: torch.Tensor, before: int = 0) -> torch.Tensor:
+        """Return the section of a tensor, which has `before` more dimensions in front."""
+        if self.dim < 0:
+            return tensor
+        return tensor.index_select(self.dim + before, self._index(tensor))
+
+    def replaced(self, tensor: torch.Tensor, part: torch.Tensor, before: int = 0) -> torch.Tensor:
+        """Return `tensor` with `part` in place of the section; dimensions as in `of`."""
+        if self.dim < 0:
+            return part
+        return tensor.index_copy(self.dim + before, self._index(tensor), part)
+
+    def _index(self, tensor: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(self.coordinates).to(tensor.device)
+
+
+def sections(row: Sequence[Axis], groups: Groups) -> list[Section]:
+    """Return the sections of a tensor with the axes `row`, which no member leads out of.
+
+    Raises:
+        PermutationSpecError: when blocks trade places that are made of other things than whole
+            blocks of groups.
+    """
+    cut = [place for place, axis in enumerate(row) if isinstance(axis, Block)]
+    if not cut:
+        return [Section(-1, np.empty(0, dtype=np.int64), tuple(row))]
+    (place,) = (
+        cut  # `action.choosing` wants another axis without `inner`, and convolutions have two
+    )
+    axis = row[place]
+    assert isinstance(axis, Block)
+    by = action.choosing(row, groups, place)
+    wide = axes.size(row[by], groups) // axis.count
+    found = []
+    for blocks in _trading(axis, groups):
+        coordinates = (blocks[:, None] * wide + np.arange(wide)).reshape(-1)
+        parts = list(row)
+        parts[by] = part(row[by], groups, coordinates)
+        parts[place] = _common(axis, groups, blocks)
+        found.append(Section(by, coordinates, tuple(parts)))
+    return found
+
+
+def part(axis: Axis, groups: Groups, coordinates: Indices) -> Axis:
+    """Return the expression of an axis that shows `coordinates` of `axis`, in their order.
+
+    Terms of a sum of which nothing is shown are left out.
+    """
+    if np.array_equal(coordinates, np.arange(axes.size(axis, groups))):
+        return axis
+    match axis:
+        case Fixed():
+            return Fixed(len(coordinates))
+        case Slice(base) | Pick(base):
+            every = axes.chosen(axis, axes.size(base, groups))
+            return part(base, groups, every[coordinates])
+        case Interleaving(blocks, terms):
+            order = axes.interleaved(blocks, [axes.size(term, groups) for term in terms])
+            return part(Concatenation(terms), groups, order[coordinates])
+        case Concatenation(terms):
+            return _part_of_sum(terms, groups, coordinates)
+        case _:
+            return Pick(axis, tuple(coordinates.tolist()))
+
+
+def _part_of_sum(terms: Sequence[Axis], groups: Groups, coordinates: Indices) -> Axis:
+    ends = np.cumsum([axes.size(term, groups) for term in terms])
+    term_of = np.searchsorted(ends, coordinates, side="right")
+    shown = np.unique(term_of).tolist()
+    starts = {term: int(ends[term]) - axes.size(terms[term], groups) for term in shown}
+    if len(shown) == 1:
+        return part(terms[shown[0]], groups, coordinates - starts[shown[0]])
+    if (np.diff(term_of) >= 0).all():
+        parts = (part(terms[t], groups, coordinates[term_of == t] - starts[t]) for t in shown)
+        return Concatenation(tuple(parts))
+    offset, kept = 0, np.empty_like(coordinates)
+    for term in shown:
+        kept[term_of == term] = coordinates[term_of == term] - starts[term] + offset
+        offset += axes.size(terms[term], groups)
+    return Pick(Concatenation(tuple(terms[term] for term in shown)), tuple(kept.tolist()))
+
+
+def _trading(axis: Block, groups: Groups) -> list[Indices]:
+    """Return the blocks of `axis` in sets that members carry to one another."""
+    size = axes.size(axis, groups)
+    involved = {g.name: None for name in sorted(axes.names(axis)) for g in groups.chain(name)}
+    root = np.arange(axis.count)
+    for member in action.generators(groups, list(involved)):
+        for a, b in enumerate(action.source(axis.base, groups, member)[::size] // size):
+            root[root == root[a]] = root[b]
+    return [np.flatnonzero(root == block) for block in dict.fromkeys(root.tolist())]
+
+
+def _common(axis: Block, groups: Groups, blocks: Indices) -> Axis:
+    """Return what stands on the axis in each of `blocks`, which trade places."""
+    size = axes.size(axis, groups)
+    coordinates = blocks[:, None] * size + np.arange(size)
+    if len(blocks) == 1:
+        return part(axis.base, groups, coordinates[0])
+    names = sorted(axes.names(axis))
+    tables = {name: action.standing(axis.base, groups, Whole(name)) for name in names}
+    standing = {name: table[coordinates] for name, table in tables.items()}
+    standing = {name: table for name, table in standing.items() if not _moves_blocks(table)}
+    places = [
+        _place(axis, groups, {name: table[:, place] for name, table in standing.items()})
+        for place in range(size)
+    ]
+    runs = itertools.groupby(places, key=lambda found: found[0])
+    return Concatenation(tuple(_picked(base, [at for _, at in run]) for base, run in runs))
+
+
+def _moves_blocks(table: Indices) -> bool:
+    """Tell whether a group has one element in each block, and so moves the blocks themselves."""
+    return bool((table == table[:, :1]).all()) and len(np.unique(table[:, 0])) == len(table)
+
+
+def _place(axis: Block, groups: Groups, standing: Mapping[str, Indices]) -> tuple[Axis, int]:
+    """Return what moves one coordinate of every block within its block, and as which element.
+
+    Args:
+        axis: the axis.
+        groups: the groups of the spec.
+        standing: for groups that `axis` names, the element in each block, or -1.
+    """
+    found: list[tuple[Axis, int]] = []
+    for name, elements in standing.items():
+        inner = elements % groups[name].size
+        if elements.max() < 0:
+            continue
+        if (elements == elements[0]).all():
+            found.append((Whole(name), int(elements[0])))
+        elif groups[name].within is not None and (inner == inner[0]).all():
+            found.append((Inner(name), int(inner[0])))
+        else:
+            raise _unlike(axis)
+    if len(found) > 1:
+        raise _unlike(axis)
+    return found[0] if found else (Fixed(1), 0)
+
+
+def _unlike(axis: Block) -> PermutationSpecError:
+    return PermutationSpecError(
+        f"{axes.format_axis(axis)}: blocks that trade places must have the elements of their "
+        "groups in the same order, and no products of groups"
+    )
+
+
+def _picked(base: Axis, elements: list[int]) -> Axis:
+    return Fixed(len(elements)) if isinstance(base, Fixed) else Pick(base, tuple(elements))
