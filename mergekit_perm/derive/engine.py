@@ -141,7 +141,11 @@ def _spec(
     while True:
         cells = find_cells(found.facts)
         structure = find_structure(cells)
-        if _pin_tangled(found.facts, cells, structure) or _pin_idle(found.facts, cells, structure):
+        if (
+            _pin_tangled(found.facts, cells, structure)
+            or _pin_idle(found.facts, cells, structure)
+            or _pin_dropped(found.facts, cells, structure)
+        ):
             continue
         try:
             return _read(found, cells, structure, module, name, options)
@@ -194,6 +198,18 @@ def _pin_idle(facts: Facts, cells: Cells, structure: Structure) -> bool:
         positions = facts.positions(form.size, "meets the same values")
         facts.project(elements, positions[form.index[cells.place[elements]] % form.size])
     return bool(idle)
+
+
+def _pin_dropped(facts: Facts, cells: Cells, structure: Structure) -> bool:
+    """Freeze groups that reach no output, as of channels that are cut off; tell if there were any."""
+    reached = {int(cell) for elements in facts.summed for cell in np.unique(cells.cell[elements])}
+    alive = {
+        outer for cell in reached & set(structure.forms) for outer in structure.enclosing(cell)
+    }
+    dropped = [c for c, f in structure.forms.items() if isinstance(f, GroupCell) and c not in alive]
+    for cell in dropped:
+        facts.freeze(np.flatnonzero(cells.cell == cell), "reaches no output")
+    return bool(dropped)
 
 
 def _places(facts: Facts, cells: Cells, structure: Structure) -> dict[int, int]:

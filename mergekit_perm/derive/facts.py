@@ -11,7 +11,8 @@ facts:
     freeze(a)         the elements of a stay where they are, for a reason
 
 Besides, `alike` keeps elements of coordinates at which some tensor has equal values: what only
-permutes such values is a symmetry and says nothing about the network.
+permutes such values is a symmetry and says nothing about the network. `summed` keeps the elements
+that some operation sums over: what none does, and is no output, has no effect.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Facts:
         self.parts: list[tuple[Indices, str]] = []
         self.frozen: list[tuple[Indices, str, str]] = []
         self.alike: list[Indices] = []
+        self.summed: list[Indices] = []
         self.where = ""
         self._blocks: dict[tuple[int, tuple[int, ...]], tuple[Indices, Map]] = {}
 

@@ -59,7 +59,7 @@ class Reasons:
 
 
 def _meetings(facts: Facts) -> list[tuple[Indices, str]]:
-    """Return elements that meet others, and where; first those of one axis that meet one another."""
+    """Return elements that meet others, and where; those of one axis that meet come first."""
     starts = np.array([origin.start for origin in facts.origins])
 
     def of_one_axis(pair: tuple[Indices, Indices]) -> bool:

@@ -94,8 +94,8 @@ def test_groups_of_a_convolution() -> None:
 
 
 def test_two_groups_of_one_module_are_numbered() -> None:
-    net = Net(lambda m, x: m.head(m.two(x)[:, :2] * m.two(x)[:, 2:3]), two=nn.Linear(4, 5),
-              head=nn.Linear(2, 3))  # fmt: skip
+    net = Net(lambda m, x: m.head(m.two(x)[:, :2] * m.two(x)[:, 2:3]) + m.last(m.two(x)[:, 3:]),
+              two=nn.Linear(4, 5), head=nn.Linear(2, 3), last=nn.Linear(2, 3))  # fmt: skip
     assert names(net, VECTOR) == {"two": 2, "two_2": 2}
 
 

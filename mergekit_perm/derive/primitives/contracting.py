@@ -130,6 +130,7 @@ def reduce(facts: Facts, labels: Labels, axes: Iterable[int], *, keep_axes: bool
         return labels
     dropped = {digit for axis in gone for digit in labels.digits(axis)}
     left = [digit for digit in range(len(labels.sizes)) if digit not in dropped]
+    facts.summed += [m.elements.reshape(-1) for m in labels.maps if dropped & set(m.digits)]
     maps = [facts.blocks(m, left) if dropped & set(m.digits) else m for m in labels.maps]
     number = {digit: place for place, digit in enumerate(left)}
     renamed = [Map(tuple(number[digit] for digit in m.digits), m.elements) for m in maps]
