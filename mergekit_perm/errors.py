@@ -4,7 +4,7 @@
     ├── SpecError                  a run spec or other YAML file cannot be used (exit 2)
     │   └── PermutationSpecError   a permutation spec does not fit, or changes the function
     │       └── DerivationError    none can be derived from a network
-    ├── NetworkError               an architecture cannot be built
+    ├── NetworkError               an architecture cannot be built (exit 2)
     ├── CheckpointError            a file of weights cannot be read or does not fit
     ├── DataError                  a data set cannot be found or used
     ├── AlignmentError             networks that cannot be aligned
@@ -43,6 +43,8 @@ class DerivationError(PermutationSpecError):
 
 class NetworkError(PermMergeError):
     """An architecture is unknown or cannot be built with the options given."""
+
+    exit_code = 2
 
 
 class CheckpointError(PermMergeError):

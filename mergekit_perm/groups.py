@@ -71,6 +71,12 @@ class Groups(Mapping[str, Group]):
         """Return the groups nested directly within `name`."""
         return [group.name for group in self._groups.values() if group.within == name]
 
+    def counted(self) -> str:
+        """Return how many groups there are, for people: "25 groups and 24 nested in them"."""
+        top, every = len(self.top()), len(self)
+        nested = f" and {every - top} nested in {'it' if top == 1 else 'them'}" * (every > top)
+        return f"{top} group{'' if top == 1 else 's'}{nested}"
+
     def top(self) -> list[str]:
         """Return the groups that lie within no other, in order."""
         return [group.name for group in self._groups.values() if group.within is None]

@@ -28,5 +28,13 @@ def run_specs() -> dict[str, Path]:
 
 
 def architecture_specs() -> dict[str, Path]:
-    """Return the shipped permutation specs by file name without its ending."""
+    """Return the shipped permutation specs by `file_name` of their architectures."""
     return {path.stem: path for path in sorted((specs_folder() / "architectures").glob("*.yaml"))}
+
+
+def file_name(architecture: str) -> str:
+    """Return what the spec of an architecture is called there, without ending.
+
+    That is the architecture, with a dot for the colon of ``package.module:function``.
+    """
+    return architecture.replace(":", ".")

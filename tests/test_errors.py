@@ -13,7 +13,7 @@ EXIT_CODES = {
     "SpecError": 2,
     "PermutationSpecError": 2,
     "DerivationError": 2,
-    "NetworkError": 3,
+    "NetworkError": 2,
     "CheckpointError": 3,
     "DataError": 3,
     "AlignmentError": 3,

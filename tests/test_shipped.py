@@ -10,6 +10,7 @@ import mergekit_perm as pm
 from mergekit_perm import networks, shipped
 from mergekit_perm.errors import RunError
 from mergekit_perm.permspec import PermutationSpec
+from tests.derive.test_rules import names_operations
 
 SPECS = shipped.architecture_specs()
 
@@ -22,11 +23,11 @@ def test_there_are_specs_of_the_most_used_architectures() -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_shipped_specs_name_their_architecture_and_are_proven(name: str) -> None:
     spec = PermutationSpec.load(SPECS[name])
-    assert spec.architecture == name
-    if name not in networks.BUILTINS:
-        assert spec.proof["sha256"] == spec.sha256
-        assert spec.proof["coverage"] > 0.8
-        assert spec.proof["difference"] < 1e-9
+    assert shipped.file_name(spec.architecture or "") == name
+    assert spec.proof["sha256"] == spec.sha256
+    assert spec.proof["coverage"] > 0.8
+    assert spec.proof["difference"] < 1e-9
+    assert spec.proof["inputs"]
 
 
 # Small ones are derived again each time, all of them with -m slow.
@@ -43,8 +44,9 @@ QUICK = {"resnet18", "convnext_atto", "vit_tiny_patch16_224", "levit_128s", "mob
 )
 def test_shipped_specs_are_what_is_derived(name: str) -> None:
     spec = PermutationSpec.load(SPECS[name])
-    derived = pm.derive(name)
+    derived = pm.derive(spec.architecture or "")
     assert derived.shapes is not None
+    assert all(map(names_operations, derived.fixed.values()))
     text = SPECS[name].read_text(encoding="utf-8")
     assert text.startswith(derived.dumps())
     bound = spec.bind(derived.shapes)

@@ -73,11 +73,9 @@ def _summary(found: Derivation, text: str) -> dict[str, Any]:
 
 
 def _sentence(found: Derivation) -> str:
-    top, every = len(found.spec.groups.top()), len(found.spec.groups)
-    nested = f" and {every - top} nested in them" if every > top else ""
     unruled = ", ".join(f"{name} ({count}x)" for name, count in found.unruled.items())
     return (
-        f"{found.spec.architecture}: {top} groups{nested}, derived in "
+        f"{found.spec.architecture}: {found.spec.groups.counted()}, derived in "
         f"{sum(found.seconds.values()):.1f} s"
         + (f"; operations without a rule froze what they touch: {unruled}" if unruled else "")
     )
@@ -123,10 +121,10 @@ def permspec_verify(
     if as_json:
         typer.echo(json.dumps(asdict(proof), indent=2))
     else:
-        typer.echo(_proof_text(file, built, proof))
+        typer.echo(_proof_text(f"{file}: verified for {built}", bound, proof))
 
 
-def _proof_text(file: Path, built: str, proof: Proof) -> str:
+def _proof_text(title: str, spec: PermutationSpec, proof: Proof) -> str:
     weakest = min(proof.controls, key=lambda group: proof.controls[group], default=None)
     control = "no group of two elements or more, so nothing moves"
     if weakest is not None:
@@ -143,11 +141,11 @@ def _proof_text(file: Path, built: str, proof: Proof) -> str:
         unread = f"  what nothing reads, whatever it is: {', '.join(proof.unread)}\n"
     shapes = ", ".join(" x ".join(map(str, shape)) for shape in proof.inputs)
     return (
-        f"{file}: verified for {built} on inputs of {shapes}\n"
+        f"{title} on inputs of {shapes}\n"
         f"  outputs differ by {proof.difference:.1e} of their size under {proof.members} random "
         "members of the group (float64)\n"
         f"  training mode: {training}\n"
-        f"  {len(proof.sizes)} groups; {control}\n{unread}"
+        f"  {spec.groups.counted()}; {control}\n{unread}"
         f"  coverage {_floored(proof.coverage)} of the parameter elements, {proof.seconds:.1f} s"
     )
 
@@ -166,8 +164,8 @@ def permspec_show(
         return
     known = shipped.architecture_specs()
     given = pairs(options)
-    path = known.get(which) if not given else None
-    if path is None and Path(which).is_file():
+    path = known.get(shipped.file_name(which)) if not given else None
+    if path is None and (Path(which).is_file() or which.endswith((".yaml", ".yml"))):
         path = Path(which)
     if path is not None:
         PermutationSpec.load(path)  # a file with problems is not shown as if it had none
@@ -198,11 +196,11 @@ def permspec_list(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     width = max(len(row["name"]) for row in rows)
-    typer.echo(f"{'architecture':<{width}}  outermost  groups  coverage  proven")
+    typer.echo(f"{'architecture':<{width}}  groups  nested  coverage  proven")
     for row in rows:
         coverage = "" if row["coverage"] is None else _floored(row["coverage"])
         typer.echo(
-            f"{row['name']:<{width}}  {row['outermost']:>9}  {row['groups']:>6}  "
+            f"{row['name']:<{width}}  {row['groups']:>6}  {row['nested']:>6}  "
             f"{coverage:>8}  {row['proven'] or 'no'}"
         )
     typer.echo("Any other timm architecture: perm-merge permspec derive ARCH", err=True)
@@ -218,8 +216,8 @@ def _row(spec: Any) -> dict[str, Any]:
     proof = spec.proof if spec.proof.get("sha256") == spec.sha256 else {}
     return {
         "name": spec.architecture,
-        "groups": len(spec.groups),
-        "outermost": len(spec.groups.top()),
+        "groups": len(spec.groups.top()),
+        "nested": len(spec.groups) - len(spec.groups.top()),
         "coverage": proof.get("coverage"),
         "difference": proof.get("difference"),
         "proven": proof.get("date"),

@@ -201,11 +201,10 @@ def _pin_idle(facts: Facts, cells: Cells, structure: Structure) -> bool:
 
 
 def _pin_dropped(facts: Facts, cells: Cells, structure: Structure) -> bool:
-    """Freeze groups that reach no output, as of channels that are cut off; tell if there were any."""
-    reached = {int(cell) for elements in facts.summed for cell in np.unique(cells.cell[elements])}
-    alive = {
-        outer for cell in reached & set(structure.forms) for outer in structure.enclosing(cell)
-    }
+    """Freeze groups that reach no output: of channels cut off, say. Tell whether there were any."""
+    summed = {int(cell) for elements in facts.summed for cell in np.unique(cells.cell[elements])}
+    moving = summed & set(structure.forms)
+    alive = {outer for cell in moving for outer in structure.enclosing(cell)}
     dropped = [c for c, f in structure.forms.items() if isinstance(f, GroupCell) and c not in alive]
     for cell in dropped:
         facts.freeze(np.flatnonzero(cells.cell == cell), "reaches no output")

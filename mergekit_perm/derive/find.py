@@ -69,10 +69,12 @@ def find(
     own = networks.permutation_spec_text(architecture, options)
     if own is not None:
         return _bound(own, f"{architecture}'s own", shapes)
-    name = architecture.partition(".")[0]
+    # A timm name may go on with a dot and the tag of its weights.
+    is_function = networks.is_function(architecture)
+    name = shipped.file_name(architecture) if is_function else architecture.partition(".")[0]
     path = shipped.architecture_specs().get(name)
     plain = networks.without_weight_options(options)
-    if path is not None and not networks.is_function(architecture):
+    if path is not None:
         text = path.read_text(encoding="utf-8")
         if PermutationSpec.loads(text, file=path.name).options == plain:
             return _bound(text, f"shipped {name}", shapes)

@@ -66,11 +66,12 @@ def is_proven(
 
 
 def record_of(spec: PermutationSpec, proof: Proof) -> dict[str, Any]:
-    """Return what a spec's file keeps of its proof: date, figures, versions, and of what it is."""
+    """Return what a spec's file keeps of its proof: date, figures, inputs, versions, of what."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "coverage": round(proof.coverage, 6),
         "difference": float(f"{proof.difference:.1e}"),
+        "inputs": proof.inputs,
         "torch": torch.__version__.partition("+")[0],
         "timm": networks.VERSION,
         "sha256": spec.sha256,

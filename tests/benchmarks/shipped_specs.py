@@ -5,7 +5,7 @@
 
 A spec is written only when it differs from the one there in what it permutes or says; a proof with
 today's date is recorded in each file that is written, or that has none. The specs of the built-in
-architectures are written by hand and stay as they are.
+architectures are written by hand: these are proven only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from mergekit_perm import derive
+from mergekit_perm import derive, networks, shipped
 from mergekit_perm.files import write_text
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permspec_text import with_proof
@@ -41,14 +41,15 @@ ARCHITECTURES = [
     "tiny_vit_5m_224", "tresnet_m", "twins_svt_small", "vgg11_bn", "vgg16_bn",
     "vit_base_patch16_224", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_224",
     "vit_tiny_patch16_224", "volo_d1_224", "wide_resnet50_2", "xcit_tiny_12_p16_224",
+    "torchvision.models:shufflenet_v2_x1_0",
 ]
 # fmt: on
 
 
 def main(names: list[str]) -> None:
-    """Derive, prove and write the specs of `names`, or of all architectures."""
+    """Derive, prove and write the specs of `names`, or of all; prove those of the built-ins."""
     torch.set_num_threads(1)
-    for name in names or ARCHITECTURES:
+    for name in names or [*ARCHITECTURES, *networks.BUILTINS]:
         began = time.perf_counter()
         outcome = renewed(name)
         print(f"{name}: {outcome}, {time.perf_counter() - began:.1f} s", file=sys.stderr)
@@ -56,8 +57,11 @@ def main(names: list[str]) -> None:
 
 def renewed(name: str) -> str:
     """Write the spec of one architecture; return in a few words what was done."""
-    path = FOLDER / f"{name}.yaml"
-    text = derive.derive(name).dumps()
+    path = FOLDER / f"{shipped.file_name(name)}.yaml"
+    if name in networks.BUILTINS:
+        text = path.read_text(encoding="utf-8")
+    else:
+        text = derive.derive(name).dumps()
     spec = PermutationSpec.loads(text)
     if path.exists():
         there = path.read_text(encoding="utf-8")

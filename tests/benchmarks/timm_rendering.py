@@ -213,13 +213,33 @@ def _details(records: Records, heading: str) -> list[str]:
         sections += [f"{heading} Operations without a rule", unruled]
     low = _low(records)
     if low:
-        sections.append(f"{heading} Coverage under {_LOW}")
+        sections += [f"{heading} Coverage under {_LOW}", _WHY]
     for name, derived in low.items():
         shares = [f"- {_percent(share)} {cause}" for cause, share in derived["still"].items()]
         sections.append(f"`{name}`, {_coverage(derived['coverage'])}. Of its parameters stay:")
         sections.append("\n".join(shares))
         sections.append("\n".join(["```yaml", "fixed:", *_indented(derived["fixed"]), "```"]))
     return sections
+
+
+_WHY = """\
+An axis stays where permuting it would permute what is given from outside. No more than that stays:
+
+- *Outputs and inputs.* An order of outputs, of input channels or of pixels is part of the function.
+  A network without a classifier returns its residual stream, so the stream has the outputs' order,
+  and what stands between it and the inputs (patch embedding, norms, layer scale) has no other
+  axis.
+- *Positions.* A token is the patch of the image at its place. Attention alone would not mind another
+  order, but what is learned for each place, or mixes places, would be given the wrong ones.
+- *Kernels* slide over such positions, or, in efficient channel attention, over channels: which are
+  neighbours is part of the function.
+- *Rotations.* Rotary embeddings turn each pair of coordinates of queries and keys with the place, at
+  a speed of its own: pairs cannot trade places, nor the two of a pair, which turn to opposite
+  sides.
+
+Every reason below names the operation that this happens in. For four of the networks the number of
+parameters that these rules leave no axis, computed from their sizes, is what stays in the derived
+spec, to the last one (tests/derive/test_exactness.py)."""
 
 
 def _lists(records: Records) -> list[str]:

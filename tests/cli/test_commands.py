@@ -162,11 +162,12 @@ def test_permspec_list_and_show(run: Run) -> None:
     assert code == 0
     assert "perm-merge permspec derive ARCH" in err
     (line,) = (line.split() for line in out.splitlines() if line.startswith("vit_tiny_patch16"))
-    assert line[:4] == ["vit_tiny_patch16_224", "25", "49", "0.9998"]
+    assert line[:4] == ["vit_tiny_patch16_224", "25", "24", "0.9998"]
     assert re.fullmatch(r"20\d\d-\d\d-\d\d", line[4])
     rows = {row["name"]: row for row in json.loads(run("permspec", "list", "--json")[1])}
     assert rows["resnet18"]["groups"] == 12 and rows["resnet18"]["difference"] < 1e-9
-    assert rows["mlp"]["proven"] is None
+    assert all(row["proven"] for row in rows.values())
+    assert "torchvision.models:shufflenet_v2_x1_0" in rows
     assert "layer{i:2..4}.0.downsample.0.weight" in run("permspec", "show", "resnet18")[1]
     shown = run("permspec", "show", "mlp", "--options", "hidden=[5, 6]")[1]
     assert "layers.1: 6" in shown
@@ -175,7 +176,12 @@ def test_permspec_list_and_show(run: Run) -> None:
         in run("permspec", "show", "resnet18", "--options", "num_classes=7")[1]
     )
     code, _, err = run("permspec", "show", "resnet81")
-    assert code == 3 and "(did you mean 'resnet18'?)" in err
+    assert code == 2 and "(did you mean 'resnet18'?)" in err
+    assert run("permspec", "show", "mine.yaml") == (
+        2,
+        "",
+        "mine.yaml: cannot be read: no such file or directory\n",
+    )
 
 
 def test_permspec_derive_writes_a_spec_that_verify_proves_and_records(run: Run) -> None:

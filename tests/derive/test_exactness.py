@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,47 +115,115 @@ def test_densenet_concatenates_as_its_blocks_say() -> None:
 
 
 # Outermost groups and all groups, nested ones counted once for every block: closed forms from the
-# architectures' diagrams.
+# architectures' diagrams. Depths and widths are those of timm's configurations.
 COUNTS = {
+    # Streams, and two hidden layers a block.
     "resnet18": (4 + 8, 4 + 8),
     "resnet50": (5 + 32, 5 + 32),
+    # Streams; the 32 groups of a block with the two layers in them.
     "resnext50_32x4d": (5 + 16, 5 + 16 + 16 * 32 * 2),
-    "vgg11_bn": (10, 10),
-    "densenet121": (120, 120),
+    # As well a squeezed layer a block; groups of 8 channels.
+    "regnety_004": (
+        5 + 16 * 2,
+        5 + 16 * 2 + 2 * (1 * 6 + 3 * 13 + 6 * 26 + 6 * 55),
+    ),
+    "skresnext50_32x4d": (5 + 16 * 2, 5 + 16 * 2 + 16 * 32 * 2),
+    # Four parts a block: seven layers where a stage begins, five where each adds to the next part.
+    "res2net50_26w_4s": (5 + 4 * 7 + 12 * 5, 5 + 4 * 7 + 12 * 5),
+    "vgg11_bn": (8 + 2, 8 + 2),
+    # The stem, two a layer, three transitions.
+    "densenet121": (1 + 2 * 58 + 3, 1 + 2 * 58 + 3),
+    # Streams, a hidden layer a block.
     "convnext_atto": (4 + 12, 4 + 12),
-    "mobilenetv3_large_100": (30, 30),
-    "efficientnet_b0": (40, 40),
-    "regnety_004": (37, 1099),
-    "skresnext50_32x4d": (37, 1061),
-    "res2net50_26w_4s": (93, 93),
-    "mixer_s32_224": (17, 17),
+    # Streams, expanded layers, squeezed layers, the head's.
+    "mobilenetv3_large_100": (6 + 14 + 8 + 2, 6 + 14 + 8 + 2),
+    "efficientnet_b0": (8 + 15 + 16 + 1, 8 + 15 + 16 + 1),
+    # The stem and the head; three layers in the one group of the first block, groups of the others.
+    # What ECA runs along stays, and with it the streams of all stages.
+    "eca_nfnet_l0": (4 + 1 + 3 + 11, 4 + 1 + 3 + 11 + 3 * (2 * 2 + 6 * 6 + 3 * 6)),
+    # The stream; hidden layers of tokens and channels.
+    "mixer_s32_224": (1 + 8 * 2, 1 + 8 * 2),
+    # The stream, a hidden layer a block: tokens are what inputs are.
+    "gmlp_ti16_224": (1 + 30, 1 + 30),
+    # The stream; heads and hidden layers; query with key, and value with the projection, by head.
     "vit_tiny_patch16_224": (1 + 12 + 12, 1 + 12 + 12 + 12 * 3 * 2),
     "beit_base_patch16_224": (1 + 12 + 12, 1 + 12 + 12 + 12 * 12 * 2),
-    "swin_tiny_patch4_window7_224": (28, 28 + 276),
-    "swinv2_tiny_window8_256": (28 + 12, 28 + 12 + 276),
-    "coatnet_0_rw_224": (34, 262),
-    "maxvit_rmlp_pico_rw_256": (97, 257),
+    # Without a classifier the stream is the output: no group. Rotated queries and keys keep their
+    # order, values do not. Register tokens trade places.
+    "vit_tiny_patch16_dinov3_qkvb": (12 + 12 + 1, 12 + 12 + 1 + 12 * 3),
+    "qwen3_vit_88m": (12 + 12, 12 + 12 + 12 * 12),
+    "gemma4_vit_167m": (16 + 16, 16 + 16 + 16 * 12),
+    # Four streams, or with the layers between; heads and hidden layers.
+    "swin_tiny_patch4_window7_224": (
+        4 + 12 * 2,
+        4 + 12 * 2 + 2 * (2 * 3 + 2 * 6 + 6 * 12 + 2 * 24),
+    ),
+    # As well a hidden layer of positions in every block.
+    "swinv2_tiny_window8_256": (
+        4 + 12 * 3,
+        4 + 12 * 3 + 2 * (2 * 3 + 2 * 6 + 6 * 12 + 2 * 24),
+    ),
+    # The stem and streams; expanded and squeezed layers of five blocks; nine transformers, the
+    # first of a stage with half the heads.
+    "coatnet_0_rw_224": (
+        2 + 4 + 5 * 2 + 9 * 2,
+        2 + 4 + 5 * 2 + 9 * 2 + 2 * (6 + 6 * 12 + 12 + 24),
+    ),
+    # In each of 11 blocks expanded and squeezed layers, and twice heads, positions and a hidden
+    # layer. The one head of the first stage is two groups, query with key and value.
+    "maxvit_rmlp_pico_rw_256": (
+        1 + 4 + 11 * (2 + 2 * 3) + 2 * 2,
+        1 + 4 + 11 * (2 + 2 * 3) + 2 * 2 + 2 * 2 * (2 * 2 + 5 * 4 + 2 * 8),
+    ),
 }
 
 
-# These take a second or more each.
+@cache
+def derived_spec(architecture: str) -> PermutationSpec:
+    return pm.derive(architecture)
+
+
+# These take seconds.
 LARGE = {
-    "beit_base_patch16_224",
-    "coatnet_0_rw_224",
     "densenet121",
+    "gemma4_vit_167m",
     "maxvit_rmlp_pico_rw_256",
-    "res2net50_26w_4s",
-    "skresnext50_32x4d",
+    "swin_tiny_patch4_window7_224",
     "swinv2_tiny_window8_256",
 }
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    [pytest.param(a, marks=pytest.mark.slow if a in LARGE else ()) for a in COUNTS],
-)
+def large_apart(architectures: Iterable[str]) -> list[Any]:
+    return [pytest.param(a, marks=pytest.mark.slow if a in LARGE else ()) for a in architectures]
+
+
+@pytest.mark.parametrize("architecture", large_apart(COUNTS))
 def test_no_group_is_missing(architecture: str) -> None:
     """A spec with too few groups passes every numerical check: only counting finds it."""
-    groups = pm.derive(architecture).groups
+    groups = derived_spec(architecture).groups
     nested = [groups.length(group.within) if group.within else 1 for group in groups.values()]
     assert (len(groups.top()), sum(nested)) == COUNTS[architecture]
+
+
+# Where less than .99 of the parameters can move: which tensors stay whole, and why none of them can
+# move. An axis of inputs, outputs or kernels cannot be permuted without permuting these.
+STILL = {
+    # Tokens are patches of the image, in its order, and these weights mix tokens.
+    "gmlp_ti16_224": 30 * (196 * 196 + 196) + 1000,
+    # Coordinates of the stream are outputs; the rotation of positions turns every pair of
+    # coordinates of a query or key at a speed of its own.
+    "gemma4_vit_167m": 2 * 10240 * 768 + 768 * 768 + 16 * (4 * 768 + 2 * 64),
+    "qwen3_vit_88m": 2304 * 768 + 768 * (768 + 1) + 12 * (2 * 2 + 1 + 1) * 768,
+    "vit_tiny_patch16_dinov3_qkvb": 192
+    + 192 * (768 + 1)
+    + 12 * (2 + 2 * 2 + 1 + 1) * 192
+    + 2 * 192,
+}
+
+
+@pytest.mark.parametrize("architecture", large_apart(STILL))
+def test_what_stays_whole_is_what_inputs_and_outputs_keep(architecture: str) -> None:
+    derived = derived_spec(architecture)
+    parameters = dict(networks.skeleton(architecture, {}).named_parameters())
+    still = [p.numel() for name, p in parameters.items() if name not in derived.axes]
+    assert sum(still) == STILL[architecture]
