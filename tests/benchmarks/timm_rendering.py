@@ -229,10 +229,10 @@ An axis stays where permuting it would permute what is given from outside. No mo
   A network without a classifier returns its residual stream, so the stream has the outputs' order,
   and what stands between it and the inputs (patch embedding, norms, layer scale) has no other
   axis.
-- *Positions.* A token is the patch of the image at its place. Attention alone would not mind another
-  order, but what is learned for each place, or mixes places, would be given the wrong ones.
-- *Kernels* slide over such positions, or, in efficient channel attention, over channels: which are
-  neighbours is part of the function.
+- *Positions.* A token is the patch of the image at its place. Attention alone would not mind
+  another order, but what is learned for each place, or mixes places, would be given the wrong ones.
+- *Kernels* slide over such positions, or, in efficient channel attention, over channels: which of
+  them are neighbours is part of the function.
 - *Rotations.* Rotary embeddings turn each pair of coordinates of queries and keys with the place, at
   a speed of its own: pairs cannot trade places, nor the two of a pair, which turn to opposite
   sides.
