@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from mergekit_perm import derive
 from tests.benchmarks import timm_table
 from tests.benchmarks.timm_jobs import Job, Record, Results, WorkerError, run
 from tests.benchmarks.timm_registry import Registered, families
@@ -307,3 +310,43 @@ def test_the_worker_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "skipped" not in records["mlp"]
     assert "unknown architecture" in records["unheard_of"]["failure"]["reason"]
     assert Results(tmp_path).spec_path("mlp").read_text().startswith("format: perm-merge/permspec")
+
+
+# ------------------------------------------------------------------------------ what is kept
+
+
+def kept_families() -> list[dict[str, str]]:
+    """Return the rows of the table of families, by the names of its columns."""
+    text = timm_table.TABLE.read_text(encoding="utf-8").partition("| family |")
+    lines = (text[1] + text[2]).split("\n\n")[0].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_the_kept_table_shows_what_is_claimed_of_families() -> None:
+    rows = kept_families()
+    assert len(rows) == 98
+    assert all(float(row["difference"]) < 1e-9 for row in rows)
+    assert sum(float(row["coverage"]) >= 0.99 for row in rows) >= 92
+    seconds = [float(row["derive"]) for row in rows]
+    assert statistics.median(seconds) < 5 and max(seconds) < 60
+    after = (float(row["after tracing"]) for row in rows)
+    shares = [part / whole for part, whole in zip(after, seconds, strict=True)]
+    assert statistics.median(shares) <= 0.5
+
+
+def test_the_kept_results_show_what_is_claimed_of_all_names() -> None:
+    records = Results(Path("nowhere"), timm_table.ARCHIVE).read()
+    derived = [record for record in records.values() if "derived" in record]
+    assert len(derived) >= 0.95 * len(records) and len(records) >= 1371
+    failed = [record["failure"] for record in records.values() if "failure" in record]
+    assert {failure["kind"] for failure in failed} <= {"memory"}
+    assert records["resnet50"]["derived"]["seconds"]["all"] < 4
+
+
+@pytest.mark.bench
+def test_resnet50_is_derived_in_four_seconds() -> None:
+    torch.set_num_threads(1)
+    derive.derivation("resnet18")  # what the first one of a process costs
+    found = derive.derivation("resnet50")
+    assert sum(found.seconds.values()) < 4

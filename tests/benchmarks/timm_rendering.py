@@ -231,10 +231,10 @@ An axis stays where permuting it would permute what is given from outside. No mo
   axis.
 - *Positions.* A token is the patch of the image at its place. Attention alone would not mind
   another order, but what is learned for each place, or mixes places, would be given the wrong ones.
-- *Kernels* slide over such positions, or, in efficient channel attention, over channels: which of
+- *Kernels* slide over such positions, or, in efficient channel attention, over channels. Which of
   them are neighbours is part of the function.
-- *Rotations.* Rotary embeddings turn each pair of coordinates of queries and keys with the place, at
-  a speed of its own: pairs cannot trade places, nor the two of a pair, which turn to opposite
+- *Rotations.* Rotary embeddings turn each pair of coordinates of queries and keys with the place,
+  at a speed of its own: pairs cannot trade places, nor the two of a pair, which turn to opposite
   sides.
 
 Every reason below names the operation that this happens in. For four of the networks the number of
