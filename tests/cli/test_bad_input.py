@@ -189,8 +189,8 @@ CASES = {
     permspec_that_cannot_be_derived: 2,
     empty_split: 3,
     missing_data: 3,
-    unknown_architecture: 3,
-    unknown_option: 3,
+    unknown_architecture: 2,
+    unknown_option: 2,
     folder_of_another_spec: 3,
     full_disk: 3,
 }
