@@ -44,6 +44,7 @@ class Family:
         objective: the same sum after alignment.
         traces: the objective after every sweep, as the method reports it.
         seconds: wall time of the alignment.
+        cut_off: whether `max_seconds` ended it, with the best found by then.
         saw: what the method looked at: "weights", "inputs", or "labels" too.
         groups: by group, what alignment did to it.
     """
@@ -58,6 +59,7 @@ class Family:
     seconds: float
     saw: Saw
     groups: dict[str, Effect]
+    cut_off: bool = False
 
 
 def align(
@@ -107,6 +109,8 @@ def align(
     if "device" in taken:
         options["device"] = where
     solution = METHODS[method](states, bound, reference=reference, progress=progress, **options)
+    limit = options.get("max_seconds")
+    cut_off = limit is not None and time.perf_counter() - began > limit
     permuted = {name: bound.act(solution.members[name], state) for name, state in states.items()}
     seconds = time.perf_counter() - began
     permutations = {
@@ -126,6 +130,7 @@ def align(
         seconds=seconds,
         saw=solution.saw,
         groups=effects(bound, permutations, states, permuted, before, after),
+        cut_off=cut_off,
     )
 
 

@@ -68,6 +68,7 @@ def _alignment(inputs: Inputs, results: Results) -> Plain | None:
         "reference": settings.reference,
         "method": settings.method,
         "saw": found["saw"],
+        "cut_off": found["cut_off"],
         "objective": found["objective"],
         "permutations": {
             "source": proof["source"],

@@ -187,7 +187,12 @@ def align_networks(shop: Workshop) -> Result:
         "after": family.objective,
         "traces": family.traces,
     }
-    return {"objective": objective, "groups": groups, "saw": family.saw}
+    return {
+        "objective": objective,
+        "groups": groups,
+        "saw": family.saw,
+        "cut_off": family.cut_off,
+    }
 
 
 def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:

@@ -120,6 +120,7 @@ class Alignment:
     Attributes:
         seconds: its wall time.
         saw: what the method looked at: the weights alone, training inputs, or labels too.
+        cut_off: whether `max_seconds` ended it, with the best found by then.
     """
 
     reference: str
@@ -129,6 +130,7 @@ class Alignment:
     groups: tuple[Group, ...]
     seconds: float
     saw: Literal["weights", "inputs", "labels"] = "weights"
+    cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
         f"{stays} stays as it is.",
         _evidence(alignment.saw),
     ]
+    if alignment.cut_off:
+        sentences.append("`max_seconds` ended the search: this is the best found by then.")
     if moved == 0:
         sentences.append(
             "It moved no neuron: every permutation found is the identity, and "

@@ -116,6 +116,12 @@ def test_the_key_follows_every_option_and_no_device(small: Small) -> None:
     assert align_key(small("evaluate.splits=[test]")) == align_key(small())
 
 
+def test_the_report_says_where_a_time_limit_ended_the_search(small: Small) -> None:
+    for limit, ended in ((1e-9, True), (600.0, False)):
+        alignment = pipeline.run(small(f"align.max_seconds={limit}")).alignment
+        assert alignment is not None and alignment.cut_off is ended
+
+
 def read_networks() -> tuple[str, ...]:
     return tuple(f"networks.{n}={{checkpoint: out/small/networks/{n}.safetensors}}" for n in "abc")
 

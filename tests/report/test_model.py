@@ -40,7 +40,7 @@ def test_the_keys_are_those_of_the_format(make_report: Make) -> None:
     ]  # fmt: skip
     assert data["barriers"][0]["points"][1] == {"weights": [0.75, 0.25], "value": 0.375}
     assert list(data["alignment"]) == [
-        "reference", "method", "objective", "permutations", "groups", "seconds", "saw",
+        "reference", "method", "objective", "permutations", "groups", "seconds", "saw", "cut_off",
     ]  # fmt: skip
     assert list(data["alignment"]["groups"][0]) == [
         "name", "size", "moved", "objective", "similarity",

@@ -81,6 +81,15 @@ def test_alignment_that_did_nothing_says_so(make_report: Make) -> None:
     ) in sentences
 
 
+def test_a_search_that_a_time_limit_ended_says_so(make_report: Make) -> None:
+    alignment = make_report().alignment
+    assert alignment is not None
+    said = "`max_seconds` ended the search: this is the best found by then."
+    assert said not in alignment_sentences(alignment, ["a", "b", "c"])
+    cut_off = replace(alignment, cut_off=True)
+    assert said in alignment_sentences(cut_off, ["a", "b", "c"])
+
+
 def test_a_method_that_saw_labels_is_told_from_one_without_data(make_report: Make) -> None:
     words = {}
     for saw in ("weights", "inputs", "labels"):
