@@ -207,6 +207,10 @@ class _Parser:
         self._deeper()
         if self._peek_kind() == "int":
             count = self._count()
+            if self.at == len(self.tokens):
+                raise self._error(
+                    "expected ','; in YAML, text with commas is quoted", len(self.text)
+                )
             self._expect(",")
             base = self._sum()
             self._expect(")")
@@ -394,7 +398,10 @@ def size(axis: Axis, groups: Groups) -> int:
         case Interleaving(blocks, terms):
             return len(interleaved(blocks, [size(term, groups) for term in terms]))
         case Block(count, base):
-            return size(base, groups) // _cuts(size(base, groups), count)
+            length = size(base, groups)
+            if not length:
+                raise PermutationSpecError(f"{format_axis(axis)}: there is nothing to choose from")
+            return length // _cuts(length, count)
         case Slice(base) | Pick(base):  # pragma: no branch - the last form
             return len(_shown(axis, size(base, groups)))
 

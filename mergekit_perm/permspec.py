@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -278,12 +279,15 @@ class PermutationSpec:
         """
         moved = total = 0.0
         for name, shape in parameters.items():
-            count = float(np.prod(shape))
-            still = 1.0
-            for axis in self.axes.get(name, ()):
-                still *= 1.0 - _moving_share(axis, self.groups)
-            total += count
-            moved += count * (1.0 - still)
+            total += math.prod(shape)
+            for section in sections(self.axes.get(name, ()), self.groups):
+                still = 1.0
+                for axis in section.axes:
+                    still *= 1.0 - _moving_share(axis, self.groups)
+                count = math.prod(shape)
+                if section.dim >= 0:
+                    count = count // shape[section.dim] * len(section.coordinates)
+                moved += count * (1.0 - still)
         return moved / total if total else 0.0
 
     def carriers(self, group: str) -> Iterator[str]:
@@ -310,8 +314,6 @@ def _stretched(axis: Axis, length: int, groups: Groups) -> Axis:
 
 
 def _moving_share(axis: Axis, groups: Groups) -> float:
-    if isinstance(axis, axes.Block):
-        return _moving_share(axis.base, groups)
     inner = axes.inner_group(axis)
     if inner is not None:
         return 1.0 if groups[inner].size > 1 else 0.0

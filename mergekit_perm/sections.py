@@ -71,16 +71,14 @@ def sections(row: Sequence[Axis], groups: Groups) -> list[Section]:
     """Return the sections of a tensor with the axes `row`, which no member leads out of.
 
     Raises:
-        PermutationSpecError: when blocks trade places that are made of other things than whole
-            blocks of groups.
+        PermutationSpecError: when blocks that trade places are not alike.
     """
     cut = [place for place, axis in enumerate(row) if isinstance(axis, Block)]
     if not cut:
         return [Section(-1, np.empty(0, dtype=np.int64), tuple(row))]
-    (place,) = (
-        cut  # `action.choosing` wants another axis without `inner`, and convolutions have two
-    )
-    axis = row[place]
+    place, axis = cut[0], row[cut[0]]
+    if len(cut) > 1:
+        raise PermutationSpecError(f"{axes.format_axis(axis)}: a tensor can have one such axis")
     assert isinstance(axis, Block)
     by = action.choosing(row, groups, place)
     wide = axes.size(row[by], groups) // axis.count
@@ -90,8 +88,38 @@ def sections(row: Sequence[Axis], groups: Groups) -> list[Section]:
         parts = list(row)
         parts[by] = part(row[by], groups, coordinates)
         parts[place] = _common(axis, groups, blocks)
-        found.append(Section(by, coordinates, tuple(parts)))
+        section = Section(by, coordinates, tuple(parts))
+        if len(blocks) > 1:
+            _check_alike(row, place, section, groups)
+        found.append(section)
     return found
+
+
+def _check_alike(row: Sequence[Axis], place: int, section: Section, groups: Groups) -> None:
+    """Raise PermutationSpecError where a section does not move as it does in the whole tensor."""
+    size = axes.size(row[place], groups)
+    whole, own = (
+        (expressions[section.dim], expressions[place]) for expressions in (row, section.axes)
+    )
+    named = sorted(axes.names(whole[0]) | axes.names(whole[1]))
+    involved = {group.name: None for name in named for group in groups.chain(name)}
+    for member in action.generators(groups, list(involved)):
+        try:
+            index, column = np.divmod(_moved(own, groups, member), size)
+        except PermutationSpecError:
+            raise _unlike(row[place]) from None
+        expected = section.coordinates[index] * size + column
+        if not np.array_equal(_moved(whole, groups, member)[section.coordinates], expected):
+            raise _unlike(row[place])
+
+
+def _moved(pair: tuple[Axis, Axis], groups: Groups, member: action.Member) -> Indices:
+    """Return where in a tensor of two axes each entry comes from, counted row by row."""
+    rows, columns = (axes.size(axis, groups) for axis in pair)
+    index = np.arange(rows * columns).reshape(rows, columns)
+    for dim, by, move in action.sources(pair, groups, member):
+        index = np.take_along_axis(index, move, axis=1) if by >= 0 else index.take(move, axis=dim)
+    return index
 
 
 def part(axis: Axis, groups: Groups, coordinates: Indices) -> Axis:
@@ -154,12 +182,22 @@ def _common(axis: Block, groups: Groups, blocks: Indices) -> Axis:
     tables = {name: action.standing(axis.base, groups, Whole(name)) for name in names}
     standing = {name: table[coordinates] for name, table in tables.items()}
     standing = {name: table for name, table in standing.items() if not _moves_blocks(table)}
+    for name, table in standing.items():
+        shared = (table == table[0]).all()
+        if not (shared or _moves_blocks(_outer(table, groups[name].size))):
+            raise _unlike(axis)
     places = [
         _place(axis, groups, {name: table[:, place] for name, table in standing.items()})
         for place in range(size)
     ]
     runs = itertools.groupby(places, key=lambda found: found[0])
     return Concatenation(tuple(_picked(base, [at for _, at in run]) for base, run in runs))
+
+
+def _outer(table: Indices, size: int) -> Indices:
+    """Return in which block of a group each coordinate lies, as far as the group moves it."""
+    outer = np.where(table < 0, -1, table // size)
+    return np.where(table < 0, outer.max(axis=1, keepdims=True), outer)
 
 
 def _moves_blocks(table: Indices) -> bool:
@@ -191,10 +229,10 @@ def _place(axis: Block, groups: Groups, standing: Mapping[str, Indices]) -> tupl
     return found[0] if found else (Fixed(1), 0)
 
 
-def _unlike(axis: Block) -> PermutationSpecError:
+def _unlike(axis: Axis) -> PermutationSpecError:
     return PermutationSpecError(
         f"{axes.format_axis(axis)}: blocks that trade places must have the elements of their "
-        "groups in the same order, and no products of groups"
+        "groups in the same order, one block of a group each, and no products of groups"
     )
 
 

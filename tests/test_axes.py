@@ -108,6 +108,10 @@ def test_parse_and_format(text: str | int, axis: Axis, formatted: str) -> None:
         ("inner(g", "axis 'inner(g', column 8: expected ')'"),
         ("inner(", "axis 'inner(', column 7: expected a group name"),
         ("inner(64)", "axis 'inner(64)', column 9: expected ','"),
+        (
+            "inner(2",
+            "axis 'inner(2', column 8: expected ','; in YAML, text with commas is quoted",
+        ),
         ("inner(0, g)", "axis 'inner(0, g)', column 7: expected a number of blocks"),
         ("inner(2, g", "axis 'inner(2, g', column 11: expected ')'"),
         ("inner(2, g) + 1", f"axis 'inner(2, g) + 1': {NO_PART}"),

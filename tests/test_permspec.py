@@ -478,3 +478,14 @@ def test_every_pair_of_small_members_composes() -> None:
         product = {name: p[name] @ q[name] for name in p}
         assert product in every
         assert equal(spec.apply(product, state), spec.apply(q, image))
+
+
+def test_coverage_counts_the_sections_of_groups_that_are_not_alike() -> None:
+    text = (
+        "format: perm-merge/permspec@1\ngroups: {a: 8, b: 8}\naxes:\n"
+        "  one: [b + 8, 'inner(2, a + 8)']\n  other: [8 + b, 'inner(2, a + 8)']\n"
+    )
+    spec = PermutationSpec.loads(text)
+    assert spec.coverage({"one": (16, 8)}) == 0.5
+    assert spec.coverage({"other": (16, 8)}) == 1.0
+    assert spec.coverage({"one": (16, 8), "unlisted": (128,)}) == 0.25

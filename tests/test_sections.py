@@ -25,6 +25,7 @@ GROUPS = Groups(
             Group("heads", 3),
             Group("q", 2, within="heads"),
             Group("k", 2, within="heads"),
+            Group("deep", 2, within="q"),
         )
     }
 )
@@ -120,6 +121,15 @@ def test_a_grouped_convolution_is_its_dense_one() -> None:
         (("2", "inner(2, heads * 2)"), r"do not move as those of '2'"),
         (("heads", "inner(3, q[[0, 1, 2, 3, 5, 4]])"), r"must have the elements of their groups"),
         (("heads", "inner(3, heads * a * b)"), r"and no products of groups"),
+        (("heads", "inner(3, deep)"), r"one block of a group each"),
+        (("q", "inner(6, deep)"), None),
+        (("heads + 1", "inner(4, heads * 2 + 2)"), None),
+        (("a * 2", "inner(2, a * a)"), r"one block of a group each"),
+        (
+            ("6", "inner(2, a + b)", "inner(2, a + b)"),
+            r"a tensor can have one such axis|needs 2 eq",
+        ),
+        (("6", "inner(2, 0)"), r"inner\(2, 0\): there is nothing to choose from"),
     ],
 )
 def test_blocks_that_cannot_be(axes_of: tuple[str, ...], message: str | None) -> None:

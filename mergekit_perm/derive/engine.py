@@ -158,11 +158,13 @@ def _pin_tangled(facts: Facts, cells: Cells, structure: Structure) -> bool:
 
     The smallest cells are frozen at first: with blocks in their places, what lies in them may move.
     """
-    smallest = min((cells.sizes[cell] for cell in structure.tangled), default=0)
-    for cell in sorted(cell for cell in structure.tangled if cells.sizes[cell] == smallest):
+    # Cells that others lie in at once may have no elements of their own.
+    tangled = structure.tangled & set(np.unique(cells.cell).tolist())
+    smallest = min((cells.sizes[cell] for cell in tangled), default=0)
+    for cell in sorted(cell for cell in tangled if cells.sizes[cell] == smallest):
         elements = np.flatnonzero(cells.cell == cell)
         facts.freeze(elements, "mixed in an order that no permutation keeps")
-    return bool(structure.tangled)
+    return bool(tangled)
 
 
 def _keep_blocks(facts: Facts, elements: Indices, kept: set[int]) -> None:

@@ -75,8 +75,11 @@ class Reader:
             elements: shape (blocks, size).
         """
         cells = self._moving(elements)
+        kinds = np.where(cells >= 0, self.cells.kind[elements], np.uint64(0))
         alike = [(cells == row).all(axis=1) for row in np.unique(cells, axis=0)]
         with suppress(NotExpressibleError):
+            if any(_in_other_orders(kinds[rows]) for rows in alike):
+                raise NotExpressibleError(elements)
             first, *others = [self._blocks_axis(cells[rows][0], elements[rows]) for rows in alike]
             if all(other == first for other in others):
                 return first
@@ -92,9 +95,11 @@ class Reader:
         number, code = np.empty_like(cells), np.empty_like(cells)
         for cell in dict.fromkeys(cells.tolist()):
             at = np.flatnonzero(cells == cell)
-            number[at] = len(bases)
             base, length, code[at] = _product(runs(cell, at), len(at))
-            bases.append((base, length))
+            # What is written alike is one thing, of whatever cells: products of the same groups.
+            if isinstance(base, Fixed) or (base, length) not in bases:
+                bases.append((base, length))
+            number[at] = len(bases) - 1 - bases[::-1].index((base, length))
         return expression(bases, number, code, kinds)
 
     def _moving(self, elements: Indices) -> Indices:
@@ -140,6 +145,15 @@ class Reader:
         if (block != block[:, :1]).any() or (place != place[0]).any():
             raise NotExpressibleError(elements)
         return Run(Inner(self.names[factor.cell]), form.size, place[0])
+
+
+def _in_other_orders(kinds: Colours) -> bool:
+    """Tell whether two of the blocks (blocks, size) have the same kinds, in different orders.
+
+    The copies of a coordinate that stands in a block twice would take one another's place.
+    """
+    same = (np.sort(kinds, axis=1) == np.sort(kinds[0])).all(axis=1)
+    return bool((kinds[same] != kinds[0]).any())
 
 
 def _in_order(runs: list[Run]) -> list[Run]:

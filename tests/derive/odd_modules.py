@@ -551,6 +551,25 @@ class UnlikeGroups(nn.Module):
         return self.last(torch.cat([y[:, :12].relu(), y[:, 12:].tanh()], 1))
 
 
+class TalkingHeads(nn.Module):
+    """Twelve heads share three keys, and talk in six pairs, each of two that share none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(6, 24), nn.Linear(6, 6), nn.Linear(6, 24)
+        self.talk = nn.Conv2d(12, 12, 1, groups=6)
+        self.head = nn.Linear(24, 3)
+        self.order = [0, 4, 1, 5, 6, 8, 7, 9, 2, 10, 3, 11]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, value = (
+            f(x).unflatten(-1, (12, 2)).transpose(1, 2) for f in (self.query, self.value)
+        )
+        key = self.key(x).unflatten(-1, (3, 2)).transpose(1, 2).repeat_interleave(4, 1)
+        scores = self.talk((query @ key.mT)[:, self.order]).softmax(-1)
+        return self.head((scores @ value).transpose(1, 2).flatten(2))
+
+
 class Mixture(nn.Module):
     """Four experts, each weighted by a gate."""
 

@@ -188,6 +188,9 @@ SEQUENCES = images(5, 6)
 PICTURES = images(3, 6, 6)
 STEPS_FIRST = SEQUENCES.transpose(0, 1).contiguous()
 
+# Of each pair of heads: which is which, and what stands within. Queries and keys are tangled.
+TALKING = "2 2 2 2 2 2 2 2 2 2>2 2>2 2>2 2>2 2>2 2>2"
+
 # Name, module, inputs, groups: `5`, or `2>3` for a group of 3 in each block of one of 2.
 ODD: list[tuple[str, Callable[[], nn.Module], Any, str]] = [
     ("lstm", partial(odd.Recurrent, "LSTM"), SEQUENCES, "8"),
@@ -273,6 +276,7 @@ ODD: list[tuple[str, Callable[[], nn.Module], Any, str]] = [
     ("mixture", odd.Mixture, VECTORS, "10 4 8"),
     ("unet", odd.UNet, images(3, 8, 8), "12 5 5>2 6 8"),
     ("chooses", odd.Chooses, VECTORS, "8 8"),
+    ("talking-heads", odd.TalkingHeads, torch.randn(2, 5, 6), TALKING),
     ("unlike-groups", odd.UnlikeGroups, images(3, 6, 6), "2 2>4 2>6 4 6"),
 ]  # fmt: skip
 

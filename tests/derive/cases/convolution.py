@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from tests.derive.tiny import IMAGE, SIGNAL, TOKENS, VOLUME, Case, hidden, image, weight
 
+COPIES = [4, 0, 1, 5, 2, 6, 3, 7]
+
 # fmt: off
 CASES = {
     "dense": image("4 5", lambda h, m: m.b(h), 5, b=Conv2d(4, 5, 3)),
@@ -46,6 +48,17 @@ CASES = {
     "grouped, the second time in another order": image(
         "3 3 3 3 3 3", lambda h, m: torch.cat([m.b(h), m.c(h[:, [0, 1, 2, 4, 5, 3]])], 1), 12,
         width=6, b=Conv2d(6, 6, 1, groups=2), c=Conv2d(6, 6, 1, groups=2)),
+    # Copies of a channel stand in another order in the first group: none trades places.
+    "copies in groups": image(
+        "2 2 2 2", lambda h, m: m.b(torch.cat([h, h.tanh()], 1)[:, COPIES]), 8,
+        b=Conv2d(8, 8, 1, groups=4)),
+    "groups within groups": image(
+        "2 2>2 2>2>2 2>2>2 2>4", lambda h, m: m.d(m.c(h).relu()), 8, width=8,
+        c=Conv2d(8, 8, 1, groups=2), d=Conv2d(8, 8, 1, groups=4)),
+    # A channel group that only what is cut off depends on is a group, and proves nothing.
+    "dropped with its group": image("4 4 4", lambda h, m: m.b(h)[:, :4], 4, width=8,
+                                    b=Conv2d(8, 8, 1, groups=2),
+                                    known="what is summed counts, even if the sum is cut off"),
     # What reverses both groups and pairs of channels is lost here and below.
     "groups of two sizes": image(
         "2 2 2 2", lambda h, m: m.b(h) + m.c(h), 6, width=6,

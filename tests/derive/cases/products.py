@@ -7,8 +7,17 @@ from torch.nn import functional as F
 
 from tests.derive.tiny import TOKENS, VECTOR, Case, hidden, weight
 
+
+def halves(h: torch.Tensor) -> torch.Tensor:
+    """Products of 12 channels with one another, one half gated by the other, and rolled."""
+    return F.glu(torch.einsum("bij,bkj->bik", h, h), 1).roll(1, 2).sigmoid()
+
+
 # fmt: off
 CASES = {
+    # Both halves of the products are written `a * a`; their copies stand in another order.
+    "halves of products": Case("6", (2, 4, 5), lambda m, x: m.z(halves(m.a(x).mT).flatten(1)),
+                               a=Linear(5, 12), z=Linear(72, 2)),
     "linear 1d": Case("5", (4,), lambda m, x: m.z(F.gelu(m.a(x))), a=Linear(4, 5), z=Linear(5, 3)),
     "linear 2d": hidden("6", F.gelu),
     "linear 3d": hidden("6", F.gelu, shape=TOKENS),
