@@ -202,6 +202,17 @@ def problems(draw: st.DrawFn) -> tuple[PermutationSpec, dict[str, torch.Tensor]]
     return spec, state_of({**shapes, "rest": (3,), "count": ()}, draw(st.integers(0, 99)))
 
 
+def each_group_once(axis: Axis, groups: Groups) -> bool:
+    """Tell whether no product has one outermost group in two of its factors."""
+    if isinstance(axis, Product):
+        tops = [{groups.chain(n)[-1].name for n in axes.names(f)} for f in axis.factors]
+        return len(set().union(*tops)) == sum(map(len, tops)) and all(
+            each_group_once(factor, groups) for factor in axis.factors
+        )
+    parts = getattr(axis, "terms", ()) or (() if not hasattr(axis, "base") else (axis.base,))
+    return all(each_group_once(part, groups) for part in parts)
+
+
 def parents(groups: Groups) -> list[str]:
     """The nested groups of `groups`."""
     return [name for name, group in groups.items() if group.within is not None]

@@ -27,6 +27,7 @@ from mergekit_perm.permutation import Permutation
 from tests.strategies import (
     LAW,
     closed_axes,
+    each_group_once,
     group_sets,
     members,
     parents,
@@ -397,22 +398,11 @@ def test_elements_move_with_their_group(data: st.DataObject) -> None:
     assert np.array_equal(np.flatnonzero(still), np.array(sources, dtype=int)[still])
 
 
-def _once(axis: Axis, groups: Groups) -> bool:
-    """Tell whether no product has one outermost group in two of its factors."""
-    if isinstance(axis, Product):
-        tops = [{groups.chain(n)[-1].name for n in axes.names(f)} for f in axis.factors]
-        return len(set().union(*tops)) == sum(map(len, tops)) and all(
-            _once(factor, groups) for factor in axis.factors
-        )
-    parts = getattr(axis, "terms", ()) or (() if not hasattr(axis, "base") else (axis.base,))
-    return all(_once(part, groups) for part in parts)
-
-
 @LAW
 @given(st.data())
 def test_occurrences_stand_where_members_put_them(data: st.DataObject) -> None:
     groups = data.draw(group_sets())
-    axis = data.draw(closed_axes(groups).filter(lambda axis: _once(axis, groups)))
+    axis = data.draw(closed_axes(groups).filter(lambda axis: each_group_once(axis, groups)))
     spec = PermutationSpec(groups, {})
     generator = np.random.default_rng(data.draw(st.integers(0, 2**16)))
     for name in groups:
