@@ -382,12 +382,15 @@ def act(tensor: torch.Tensor, axes: Sequence[Axis], groups: Groups, member: Memb
 
 def check_closed(axes: Sequence[Axis], groups: Groups) -> None:
     """Raise PermutationSpecError when a member of the group would lead out of one of `axes`."""
-    involved: dict[str, None] = {}
-    for axis in axes:
-        for name in names(axis):
-            involved.update(dict.fromkeys(group.name for group in groups.chain(name)))
-    for member in generators(groups, list(involved)):
-        sources(axes, groups, member)
+    own = groups_of(axes, groups)
+    for member in generators(own, list(own)):
+        sources(axes, own, member)
+
+
+def groups_of(axes: Sequence[Axis], groups: Groups) -> Groups:
+    """Return the groups that the axes of one tensor name, and those that they lie within."""
+    named = dict.fromkeys(name for axis in axes for name in sorted(names(axis)))
+    return Groups({group.name: group for name in named for group in groups.chain(name)})
 
 
 # -------------------------------------------------------------------------------- occurrences

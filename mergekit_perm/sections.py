@@ -80,6 +80,7 @@ def sections(row: Sequence[Axis], groups: Groups) -> list[Section]:
     if len(cut) > 1:
         raise PermutationSpecError(f"{axes.format_axis(axis)}: a tensor can have one such axis")
     assert isinstance(axis, Block)
+    groups = action.groups_of(row, groups)
     by = action.choosing(row, groups, place)
     wide = axes.size(row[by], groups) // axis.count
     found = []
@@ -101,15 +102,14 @@ def _check_alike(row: Sequence[Axis], place: int, section: Section, groups: Grou
     whole, own = (
         (expressions[section.dim], expressions[place]) for expressions in (row, section.axes)
     )
-    named = sorted(axes.names(whole[0]) | axes.names(whole[1]))
-    involved = {group.name: None for name in named for group in groups.chain(name)}
-    for member in action.generators(groups, list(involved)):
+    moving = action.groups_of(whole, groups)
+    for member in action.generators(moving, list(moving)):
         try:
-            index, column = np.divmod(_moved(own, groups, member), size)
+            index, column = np.divmod(_moved(own, moving, member), size)
         except PermutationSpecError:
             raise _unlike(row[place]) from None
         expected = section.coordinates[index] * size + column
-        if not np.array_equal(_moved(whole, groups, member)[section.coordinates], expected):
+        if not np.array_equal(_moved(whole, moving, member)[section.coordinates], expected):
             raise _unlike(row[place])
 
 
@@ -164,10 +164,10 @@ def _part_of_sum(terms: Sequence[Axis], groups: Groups, coordinates: Indices) ->
 def _trading(axis: Block, groups: Groups) -> list[Indices]:
     """Return the blocks of `axis` in sets that members carry to one another."""
     size = axes.size(axis, groups)
-    involved = {g.name: None for name in sorted(axes.names(axis)) for g in groups.chain(name)}
+    own = action.groups_of([axis], groups)
     root = np.arange(axis.count)
-    for member in action.generators(groups, list(involved)):
-        for a, b in enumerate(action.source(axis.base, groups, member)[::size] // size):
+    for member in action.generators(own, list(own)):
+        for a, b in enumerate(action.source(axis.base, own, member)[::size] // size):
             root[root == root[a]] = root[b]
     return [np.flatnonzero(root == block) for block in dict.fromkeys(root.tolist())]
 

@@ -150,7 +150,8 @@ def _spec(
         try:
             return _read(found, cells, structure, module, name, options)
         except NotExpressibleError as error:
-            _keep_blocks(found.facts, error.elements, kept)
+            for elements in error.elements:
+                _keep_blocks(found.facts, elements, kept)
 
 
 def _pin_tangled(facts: Facts, cells: Cells, structure: Structure) -> bool:
@@ -252,7 +253,9 @@ def _read(
         if text:
             fixed[tensor] = text
     groups = _groups(structure, names, rows)
-    _check_blocks(rows, groups, _elements(found))
+    stuck = _inexpressible(rows, groups, _elements(found), cells, structure)
+    if stuck:
+        raise NotExpressibleError(*stuck)
     state = module.state_dict()
     rows, fixed = _for_all_names(module, rows), _for_all_names(module, fixed)
     rows = {tensor: rows[tensor] for tensor in state if tensor in rows}
@@ -269,20 +272,37 @@ def _axis(reader: Reader, elements: Indices) -> Axis:
     return reader.axis(elements) if elements.ndim == 1 else reader.inner_axis(elements)
 
 
-def _check_blocks(
+def _inexpressible(
     rows: Mapping[str, tuple[Axis, ...]],
     groups: Groups,
     elements: Mapping[str, list[Indices | None]],
-) -> None:
-    """Raise NotExpressibleError where blocks of an axis move in a way that `inner` cannot say."""
+    cells: Cells,
+    structure: Structure,
+) -> list[Indices]:
+    """Return the elements of axes whose blocks move in a way that `inner` cannot say.
+
+    Of axes that have to do with one another only the first: the others may be right without it.
+    """
+    found: list[Indices] = []
+    touched: set[int] = set()
     for tensor, row in rows.items():
         for axis, along in zip(row, elements[tensor], strict=True):
-            if isinstance(axis, Block) and along is not None:
-                try:
-                    action.check_closed(row, groups)
-                    sections(row, groups)
-                except PermutationSpecError:
-                    raise NotExpressibleError(along) from None
+            if isinstance(axis, Block) and along is not None and not _is_expressible(row, groups):
+                moving = set(np.unique(cells.cell[along]).tolist()) & set(structure.forms)
+                around = {outer for cell in moving for outer in structure.enclosing(cell)}
+                if not around & touched:
+                    found.append(along)
+                touched |= around
+    return found
+
+
+def _is_expressible(row: tuple[Axis, ...], groups: Groups) -> bool:
+    try:
+        action.check_closed(row, groups)
+        sections(row, groups)
+    except PermutationSpecError:
+        return False
+    return True
 
 
 def _elements(found: Interpretation) -> dict[str, list[Indices | None]]:

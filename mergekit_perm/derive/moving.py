@@ -13,12 +13,6 @@ from mergekit_perm.groups import Groups
 from mergekit_perm.permutation import Indices
 
 
-def groups_of(row: Sequence[Axis], groups: Groups) -> Groups:
-    """Return the groups that the axes of one tensor name, and those that they lie within."""
-    named = {name for axis in row for name in axes.names(axis)}
-    return Groups({group.name: group for name in named for group in groups.chain(name)})
-
-
 def moved_alone(
     value: torch.Tensor, row: Sequence[Axis], groups: Groups, group: str
 ) -> torch.Tensor:
@@ -33,7 +27,7 @@ def moved_alone(
     Permuting one of several places breaks the tie between them: of query and key rows that share
     a group, say, only the query rows move.
     """
-    groups = groups_of(row, groups)
+    groups = action.groups_of(row, groups)
     member = _cycle(groups, group)
     for dim, axis in enumerate(row):
         if axes.has_inner(axis):

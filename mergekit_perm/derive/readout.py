@@ -38,8 +38,8 @@ _MOST_PIECES = 16
 class NotExpressibleError(Exception):
     """Elements that move in a way the axis language has no words for."""
 
-    def __init__(self, elements: Indices) -> None:
-        super().__init__(f"{elements.size} coordinates")
+    def __init__(self, *elements: Indices) -> None:
+        super().__init__(f"{sum(each.size for each in elements)} coordinates")
         self.elements = elements
 
 
