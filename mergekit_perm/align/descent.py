@@ -181,9 +181,9 @@ class Descent:
             target = {tensor: self._rough_target(name, tensor) for tensor in view.tensors}
             moves = best_moves(view, target, self.current[name])
             del target
-        step = action.assemble(self.evidence.spec.groups, moves)
         gain = 0.0
-        if not moves_nothing(step):
+        if not _still(moves):
+            step = action.assemble(self.evidence.spec.groups, moves)
             known = kept.gained(moves[view.group]) if kept else None
             gain = self._take(name, view, step, only_if_it_gains, known)
         if only_if_it_gains and (view.is_linear or not gain):
@@ -285,6 +285,11 @@ def anchored(members: Members, name: str) -> dict[str, dict[str, Indices]]:
 def moves_nothing(member: action.Member) -> bool:
     """Tell whether `member` is the identity."""
     return all(np.array_equal(indices, np.arange(len(indices))) for indices in member.values())
+
+
+def _still(moves: Mapping[str, Indices]) -> bool:
+    """Tell whether groups' own `moves`, nested ones (blocks, size), leave all where it is."""
+    return all((own == np.arange(own.shape[-1])).all() for own in moves.values())
 
 
 def then(member: action.Member, step: action.Member) -> dict[str, Indices]:

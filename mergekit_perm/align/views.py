@@ -49,6 +49,7 @@ class Carrier:
         section: the part of it that is looked at: all of it, unless it has `inner(n, a)`.
         dim: the dimension that carries the group.
         table: the coordinates of every element in the section, shape (elements, m).
+        in_order: whether these are all coordinates of the section as they stand.
         nested: the nested groups that move along with it.
         others: the outermost groups of others that the tensor carries.
         weight: how many entries of the tensor each element carries.
@@ -58,13 +59,17 @@ class Carrier:
     section: Section
     dim: int
     table: Indices
+    in_order: bool
     nested: tuple[Nested, ...]
     others: frozenset[str]
     weight: int
 
     def blocks(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return `tensor` as (elements, m, other axes in order)."""
-        return _take(self.section.of(tensor).movedim(self.dim, 0), self.table)
+        first = self.section.of(tensor).movedim(self.dim, 0)
+        if self.in_order:  # no copy
+            return first.reshape(*self.table.shape, *first.shape[1:])
+        return _take(first, self.table)
 
     def coordinates(self, elements: Indices) -> Indices:
         """Return where `elements` stand along `dim` of the whole tensor."""
@@ -167,19 +172,20 @@ def _carrier(
     axis = row[dim]
     for child in children:
         if _carries(spec, axis, child):
-            table = action.inner_occurrences(axis, spec.groups, child)
-            nested.append(Nested(child, -1, table))
+            nested.append(Nested(child, -1, action.inner_occurrences(axis, spec.groups, child)))
         for other, expression in enumerate(row):
             if axes.Inner(child) not in axes.leaves(expression):
                 continue
             if action.carrier(row, spec.groups, child) == dim:
-                table = action.inner_occurrences(expression, spec.groups, child)
-                nested.append(Nested(child, other, table))
+                inside = action.inner_occurrences(expression, spec.groups, child)
+                nested.append(Nested(child, other, inside))
+    table = action.occurrences(axis, spec.groups, group)
     return Carrier(
         tensor,
         section,
         dim,
-        action.occurrences(axis, spec.groups, group),
+        table,
+        np.array_equal(table.reshape(-1), np.arange(axes.size(axis, spec.groups))),
         tuple(nested),
         others=frozenset(_outermost(spec.groups, row) - {spec.groups.chain(group)[-1].name}),
         weight=_entries(spec, row) // spec.groups.length(group),
@@ -197,8 +203,6 @@ def _entries(spec: PermutationSpec, row: Sequence[Axis]) -> int:
 
 def _take(tensor: torch.Tensor, table: Indices) -> torch.Tensor:
     """Return the leading axis of `tensor` taken at `table`: shape (*table.shape, ...)."""
-    if table.size == len(tensor) and np.array_equal(table.reshape(-1), np.arange(table.size)):
-        return tensor.reshape(*table.shape, *tensor.shape[1:])  # in order already: no copy
     flat = tensor.index_select(0, torch.from_numpy(table.reshape(-1)).to(tensor.device))
     return flat.reshape(*table.shape, *tensor.shape[1:])
 
