@@ -406,6 +406,10 @@ def test_weights_without_names_are_refused_and_not_left_behind() -> None:
     ):
         permute_content({"model": {"w": torch.eye(2)}}, p)
     with pytest.raises(PermutationSpecError, match=r"none of its 0 tensors .* it has 'no tensor'"):
+        permute_content([torch.ones(2)], p)
+    with pytest.raises(
+        CheckpointError, match=r"'\[0\]': tensors of several axes that have no name"
+    ):
         permute_content([torch.eye(2)], p)
 
 

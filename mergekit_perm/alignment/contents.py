@@ -55,7 +55,7 @@ def permute_content(content: Any, alignment: Alignment) -> tuple[Any, list[Part]
     """
     walk = _Walk(alignment, alignment.moves())
     result = walk.tensors(content, "")
-    if walk.parts and walk.nameless:
+    if walk.nameless and (walk.parts or not any(_names(content))):
         raise CheckpointError(
             f"{', '.join(map(repr, walk.nameless[:5]))}: tensors of several axes that have no name "
             "of the permutation spec, so how to permute them cannot be told; leave them out of "

@@ -92,8 +92,8 @@ def _as_json(done: Permuted, files: list[Path], *, inverse: bool) -> dict[str, A
 def _lines(done: Permuted) -> list[str]:
     alignment = done.alignment
     moved = sum(part.moved for part in done.parts)
-    ends = (alignment.network, alignment.reference)
-    whose = f", {ends[0]} to {ends[1]}" if all(ends) else ""
+    ends = [_end(name) for name in (alignment.network, alignment.reference) if name]
+    whose = f", {ends[0]} to {ends[1]}" if len(ends) == 2 else ""
     lines = [
         f"{done.source}: {moved} tensors moved by {alignment.moved} of "
         f"{len(alignment.permutations)} groups{whose}"
@@ -106,3 +106,8 @@ def _lines(done: Permuted) -> list[str]:
             what = f"the states of {part.found} parameters"
         lines.append(f"  {part.place or 'the file'}: {what}, {part.moved} tensors moved")
     return [*lines, f"Written to {done.out}"]
+
+
+def _end(name: str) -> str:
+    """Return what to call the network or reference at an end of an alignment."""
+    return "the joint reference" if name == "joint" else name

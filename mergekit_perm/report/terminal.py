@@ -17,6 +17,9 @@ from mergekit_perm.report.show import indented, plain_table, show
 from mergekit_perm.report.sparkline import marks_for, sparkline
 from mergekit_perm.report.summaries import Figure, Row
 
+# Courses of an objective that a sentence has, network by network.
+_COURSES = 5
+
 # Groups of neurons that a table shows; the report itself has all.
 _GROUPS_SHOWN = 10
 
@@ -87,6 +90,7 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
         )
         if not after > before:
             sentences.append("By their weights the networks lie no closer together than before.")
+    sentences += _own_objective(alignment)
     still = [group.name for group in alignment.groups if not any(group.moved.values())]
     if still and moved:
         shown = ", ".join(still[:5]) + (f" and {len(still) - 5} more" if len(still) > 5 else "")
@@ -107,6 +111,19 @@ def _evidence(saw: str) -> str:
     if saw == "inputs":
         return "It looked at training INPUTS, at no label."
     return "It looked at training inputs AND LABELS, which a method without data does not have."
+
+
+def _own_objective(alignment: Alignment) -> list[str]:
+    """Return how the objective of a method went that is not of weights, network by network."""
+    courses = [
+        (f"{name} " if name != "joint" else "") + f"{trace[0]:.4g} to {trace[-1]:.4g}"
+        for name, trace in alignment.objective.traces.items()
+        if trace
+    ]
+    if alignment.saw == "weights" or not courses:
+        return []
+    more = f" and {len(courses) - _COURSES} more" if len(courses) > _COURSES else ""
+    return [f"Its own objective, from start to end: {', '.join(courses[:_COURSES])}{more}."]
 
 
 def _unsigned_zero(value: float) -> float:

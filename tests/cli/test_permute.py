@@ -81,7 +81,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_it_says_what_it_did(run: Run, made: Alignment) -> None:
     assert run("permute", "net.safetensors", "--with", "p.safetensors") == (
         0,
-        "net.safetensors: 5 tensors moved by 2 of 2 groups, b to joint\n"
+        "net.safetensors: 5 tensors moved by 2 of 2 groups, b to the joint reference\n"
         "  the file: 5 of 5 tensors of the permutation spec found, 5 tensors moved\n"
         "Written to net.permuted.safetensors\n",
         "",
@@ -96,6 +96,11 @@ def test_inverse_and_composition(run: Run, made: Alignment) -> None:
     assert same(state("there.pth"), q.apply(made.apply(state("net.safetensors"))))
     assert run("permute", "there.pth", *both, "--inverse", "--out", "back.safetensors")[0] == 0
     assert same(state("back.safetensors"), state("net.safetensors"))
+
+
+def test_what_is_undone_is_said_the_other_way_round(run: Run, made: Alignment) -> None:
+    out = run("permute", "net.safetensors", "--with", "p.safetensors", "--inverse")[1]
+    assert "groups, the joint reference to b\n" in out
 
 
 def test_as_json(run: Run, made: Alignment) -> None:
@@ -118,7 +123,7 @@ def test_as_json(run: Run, made: Alignment) -> None:
 def test_a_mask_says_how_much_of_the_network_it_has(run: Run, made: Alignment) -> None:
     torch.save({"head.weight": torch.ones(3, 5) > 0, "more": torch.ones(2)}, "mask.pth")
     assert run("permute", "mask.pth", "--with", "p.safetensors")[1] == (
-        "mask.pth: 1 tensors moved by 2 of 2 groups, b to joint\n"
+        "mask.pth: 1 tensors moved by 2 of 2 groups, b to the joint reference\n"
         "  the file: 1 of 5 tensors of the permutation spec found, 1 tensors moved\n"
         "Written to mask.permuted.pth\n"
     )
@@ -145,7 +150,7 @@ def test_a_training_checkpoint_is_permuted_whole(run: Run, made: Alignment) -> N
     }
     torch.save(content, "last.pth.tar")
     assert run("permute", "last.pth.tar", "--with", "p.safetensors")[1] == (
-        "last.pth.tar: 20 tensors moved by 2 of 2 groups, b to joint\n"
+        "last.pth.tar: 20 tensors moved by 2 of 2 groups, b to the joint reference\n"
         "  state_dict: 5 of 5 tensors of the permutation spec found, 5 tensors moved\n"
         "  state_dict_ema: 5 of 5 tensors of the permutation spec found, 5 tensors moved\n"
         "  optimizer: the states of 5 parameters, 10 tensors moved\n"

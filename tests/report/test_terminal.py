@@ -90,6 +90,23 @@ def test_a_search_that_a_time_limit_ended_says_so(make_report: Make) -> None:
     assert said in alignment_sentences(cut_off, ["a", "b", "c"])
 
 
+def test_an_objective_that_is_not_of_weights_is_told_apart(make_report: Make) -> None:
+    def sentences(saw: str, traces: dict[str, tuple[float, ...]]) -> str:
+        alignment = make_report(method="mixed", saw=saw).alignment
+        assert alignment is not None
+        objective = replace(alignment.objective, traces=traces)
+        return " ".join(alignment_sentences(replace(alignment, objective=objective), ["a", "b"]))
+
+    own = "Its own objective, from start to end: "
+    assert own + "0.84 to 0.066." in sentences("labels", {"joint": (0.84, 0.1, 0.066)})
+    assert own not in sentences("weights", {"joint": (3.0, 4.0)})
+    assert own not in sentences("inputs", {})
+    many = {f"n{i}": (1.0, 2.0 + i) for i in range(7)}
+    assert own + "n0 1 to 2, n1 1 to 3, n2 1 to 4, n3 1 to 5, n4 1 to 6 and 2 more." in (
+        sentences("inputs", many)
+    )
+
+
 def test_a_method_that_saw_labels_is_told_from_one_without_data(make_report: Make) -> None:
     words = {}
     for saw in ("weights", "inputs", "labels"):
