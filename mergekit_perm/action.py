@@ -62,6 +62,8 @@ def source(axis: Axis, groups: Groups, member: Member, *, block: int | None = No
         PermutationSpecError: when the permutations lead out of the axis, which shows only a part
             of a group.
     """
+    if isinstance(axis, Whole):  # what the labels come to, for most axes of most networks
+        return member[axis.group].copy()
     labels = _labels(axis, groups, member, block, _Fresh(groups.total))
     before: Indices
     before, after = (np.lexsort((labels[2], labels[row])) for row in (0, 1))

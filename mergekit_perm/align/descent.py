@@ -217,12 +217,13 @@ class Descent:
             if self.total:
                 self.total[tensor].add_(value).sub_(current[tensor])
             self._changed[tensor] = self._clock
-        parts = {tensor: (dim, places) for tensor, dim, places in _changed_parts(view, step)}
-        for kept in self._kept.get(name, {}).values():
-            if kept.view.group == view.group:
-                kept.moved(step[view.group])
-            else:
-                kept.changed(current, moved, parts)
+        if name in self._kept:
+            parts = {tensor: (dim, places) for tensor, dim, places in _changed_parts(view, step)}
+            for kept in self._kept[name].values():
+                if kept.view.group == view.group:
+                    kept.moved(step[view.group])
+                else:
+                    kept.changed(current, moved, parts)
         current.update(moved)
         self.members[name] = then(self.members[name], step)
         return gain

@@ -203,10 +203,11 @@ class _Choice:
         """Exchange two elements of a group at a time, wherever that lowers the excess."""
         rows = rows_by_group(self.spec, self.tensors)
         tried, most, task = 0, self.guide.exchanges, "exchanging"
-        gained = True
+        gained = most > 0
+        if gained:  # let `excess` have seen the incumbent last, as it has after every gain
+            incumbent.excess(list(incumbent.permuted(incumbent.members).values()))
         while gained and tried < most:
             gained, permuted = False, incumbent.permuted(incumbent.members)
-            incumbent.excess(list(permuted.values()))
             slopes = incumbent.excess.gradients(permuted, self.tensors)
             slopes = {name: slope for name, slope in slopes.items() if name != anchor}
             for each in promising(self.spec.groups, rows, permuted, slopes, most=most - tried):
