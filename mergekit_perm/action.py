@@ -322,14 +322,16 @@ def sources(axes: Sequence[Axis], groups: Groups, member: Member) -> list[tuple[
     plain: list[tuple[int, int, Indices]] = []
     inner: list[tuple[int, int, Indices]] = []
     for place, axis in enumerate(axes):
-        nested = inner_group(axis)
+        if isinstance(axis, Fixed):
+            continue
         if isinstance(axis, Block):
             by = choosing(axes, groups, place)
             inner.append((place, by, _block_sources(axis, axes[by], groups, member)))
             continue
+        nested = inner_group(axis)
         if nested is None:
-            move = source(axis, groups, member) if not isinstance(axis, Fixed) else np.arange(0)
-            if not np.array_equal(move, np.arange(len(move))):
+            move = source(axis, groups, member)
+            if (move != np.arange(len(move))).any():
                 plain.append((place, -1, move))
             continue
         by = carrier(axes, groups, nested)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,23 @@ def promising(
                 for place, change in _lowest(changes, most):
                     found.append(Exchange(change, network, group, *place))
     return sorted(found, key=lambda each: each.change)[:most]
+
+
+def trials(found: Sequence[Exchange], together: int) -> Iterator[list[Exchange]]:
+    """Yield what to try in turn: the best of several networks at once, of fewer, and each alone.
+
+    Args:
+        found: exchanges, the best first.
+        together: how many at once at first, each of another network; then half as many.
+    """
+    best: dict[str, Exchange] = {}
+    for each in found:
+        best.setdefault(each.network, each)
+    while together > 1:
+        if len(best) > 1:
+            yield list(best.values())[:together]
+        together //= 2
+    yield from ([each] for each in found)
 
 
 def _blocks(groups: Groups, group: str) -> int:

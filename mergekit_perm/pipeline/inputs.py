@@ -76,6 +76,9 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
     shapes = checkpoints.shapes(module)
     _check_architectures(spec, shapes)
     chosen = device or (spec.evaluate.device if spec.evaluate else "auto")
+    found = _data(spec, module, options)
+    if found is not None:
+        _check_runs(architecture, module, found)
     return Inputs(
         spec=spec,
         architecture=architecture,
@@ -84,7 +87,7 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
         shapes=shapes,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         has_batch_norm=evaluate.has_batch_norm(module),
-        data=_data(spec, module, options),
+        data=found,
         permutations=_permutations(spec, module, shapes),
         device=evaluate.device(chosen),
         checkpoint_hashes=_checkpoint_hashes(spec),
@@ -124,6 +127,22 @@ def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) ->
         preprocessing=networks.preprocessing(module, options),
         splits=splits,
     )
+
+
+def _check_runs(architecture: str, module: torch.nn.Module, found: Data) -> None:
+    """Run the network on two examples: it may be built for other channels, or another size."""
+    split = next(iter(found.splits.values()))
+    inputs, _ = next(split.batches(2, order=torch.arange(min(2, len(split)))))
+    try:
+        with torch.inference_mode():
+            module.eval()(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunError(
+            f"{architecture} cannot run on {found.name}, whose inputs have the shape "
+            f"{list(inputs.shape[1:])}: {reason}; options such as in_chans, img_size or "
+            "in_features build it for them"
+        ) from error
 
 
 def _needs_train(spec: RunSpec, *, trains: bool) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mergekit_perm import checkpoints, derive, networks
-from mergekit_perm.align.exchanges import Exchange, promising
+from mergekit_perm.align.exchanges import Exchange, promising, trials
 from mergekit_perm.align.rows import rows_by_group
 from mergekit_perm.permspec import PermutationSpec
 
@@ -94,3 +94,13 @@ def test_an_exchange_moves_two_elements_and_is_its_own_inverse() -> None:
         back = spec.act(step, there)
         assert any(not torch.equal(there[n], t) for n, t in state.items())
         assert all(torch.equal(back[n], t) for n, t in state.items())
+
+
+def test_exchanges_of_several_networks_are_tried_at_once_and_then_fewer() -> None:
+    found = [Exchange(rank - 9.0, network, "g", 0, rank, 9) for rank, network in enumerate("aabcb")]
+    a, more_of_a, b, c, _ = found
+    alone = [[each] for each in found]
+    assert list(trials(found, 4)) == [[a, b, c], [a, b], *alone]
+    assert list(trials(found, 1)) == alone
+    assert list(trials([a, more_of_a], 4)) == [[a], [more_of_a]]  # of one network: never at once
+    assert list(trials([], 4)) == []

@@ -102,6 +102,29 @@ def test_exchanges_lower_what_is_left(states: dict[str, State], digits: data.Dat
     assert more < 0.9 * without
 
 
+def test_several_networks_exchange_at_once_where_there_are_many(
+    states: dict[str, State], digits: data.Data
+) -> None:
+    spec, generator = spec_of(*MLP), np.random.default_rng(0)
+    copies = {
+        f"{name}{n}": spec.apply(spec.random(generator=generator), state)
+        for n in range(2)
+        for name, state in states.items()
+    }
+    family = aligned(copies, digits, steps=5, restarts=1, exchanges=30)
+    trace = family.traces["joint"]
+    assert len(trace) == 4 + 5 + 30
+    assert all(later <= earlier for earlier, later in itertools.pairwise(trace))
+    # What is returned has the excess that was found last: each exchange is in the members.
+    module = networks.build(*MLP, seed=0).eval()
+    examples = Examples(module, digits.splits["train"], torch.device("cpu"))
+    given = list(copies.values())
+    found = Excess(examples, given, count=2048, batch_size=256, seed=0)(
+        [family.states[name] for name in copies]
+    )
+    assert found == pytest.approx(trace[-1], abs=1e-6) and trace[-1] < trace[8]
+
+
 def test_the_highest_excess_is_found_unless_a_limit_ends_it(
     states: dict[str, State], digits: data.Data
 ) -> None:

@@ -246,3 +246,20 @@ def test_networks_of_different_shapes_are_refused(small: Small) -> None:
     spec = small("networks.b.options={hidden: [8, 9]}")
     with pytest.raises(RunError, match="networks 'a' and 'b' have different tensors"):
         pipeline.run(spec)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("options={in_features: 60, hidden: [8], num_classes: 10}", "mlp cannot run on digits"),
+        ("options.in_features=65", r"whose inputs have the shape \[1, 8, 8\].*in_chans, img_size"),
+    ],
+)
+def test_a_network_that_does_not_take_the_data_is_refused_at_once(
+    small: Small, options: str, said: str
+) -> None:
+    with pytest.raises(RunError, match=said):
+        pipeline.make_plan(small(options))
+    with pytest.raises(RunError, match=said):
+        pipeline.run(small(options))
+    assert not Path("out").exists()
