@@ -129,7 +129,7 @@ def permspec_that_cannot_be_derived(monkeypatch: pytest.MonkeyPatch) -> None:
         "class Branching(nn.Linear):\n"
         "    input_shape = (64,)\n\n"
         "    def forward(self, x):\n"
-        "        x = super().forward(x)\n"
+        "        x = super().forward(x.flatten(1))\n"
         "        return x if x.sum() > 0 else -x\n\n\n"
         "def branching():\n"
         "    return Branching(64, 10)\n"
