@@ -87,6 +87,7 @@ def _barriers(rows: Rows) -> str:
         "again. Mean over seed sets (how many, where fewer) and half the width of the 95 % "
         "t-interval. "
         "`pytest -m bench tests/benchmarks/test_solver_barriers.py`\n",
+        *_other_networks(rows),
     ]
     for measure, title in (
         ("train simplex", "Simplex, training loss"),
@@ -108,6 +109,29 @@ def _barriers(rows: Rows) -> str:
     seconds = [[kind, *(_mean_seconds(rows, kind, method) for method in methods)] for kind in kinds]
     text.append("### Seconds of alignment\n\n" + table(["network", *methods], seconds))
     return "\n".join(text)
+
+
+def _other_networks(rows: Rows) -> list[str]:
+    """Say where methods were not shown the same networks, as their fingerprints tell."""
+    notes = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        seen: dict[tuple[int, str], list[str]] = {}
+        for row in rows:
+            if row["kind"] == kind:
+                seen.setdefault((row["set"], row.get("networks", "")), []).append(row["method"])
+        numbers = [number for number, _ in seen]
+        apart = {
+            method
+            for (number, networks), methods in seen.items()
+            if networks and numbers.count(number) > 1
+            for method in methods
+        }
+        if apart:
+            notes.append(
+                f"{kind}: {', '.join(sorted(apart))} had other networks than the other methods. "
+                "Training from a seed gives other ones on another CPU.\n"
+            )
+    return notes
 
 
 def _mean_seconds(rows: Rows, kind: str, method: str) -> str:

@@ -71,6 +71,7 @@ def measured(kind: Kind, number: int, method: str) -> dict[str, Any]:
     family = METHODS[method](kind, states, number)
     row: dict[str, Any] = {"kind": kind.name, "set": number, "method": method}
     row["seconds"] = time.perf_counter() - began
+    row["networks"] = kind.fingerprint(states)
     far = [(0.0, 1 - k / (EDGE - 1), k / (EDGE - 1)) for k in range(EDGE)]
     for split in ("train", "test"):
         row[f"{split} simplex"] = max(kind.barriers(family, points(GRID), split))
