@@ -26,7 +26,7 @@ from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.progress import Progress, silent
 
 # For every so many networks, an exchange in one of them is tried in the same look at mixtures.
-_NETWORKS_AT_ONCE = 2
+_NETWORKS_PER_EXCHANGE = 2
 
 
 def mixed(
@@ -208,7 +208,7 @@ class _Choice:
         rows = rows_by_group(self.spec, self.tensors)
         tried, most, task = 0, self.guide.exchanges, "exchanging"
         # Looking at mixtures costs more the more networks there are, so more move for one look.
-        together = max(1, len(incumbent.states) // _NETWORKS_AT_ONCE)
+        together = max(1, len(incumbent.states) // _NETWORKS_PER_EXCHANGE)
         gained = most > 0
         if gained:  # let `excess` have seen the incumbent last, as it has after every gain
             incumbent.excess(list(incumbent.permuted(incumbent.members).values()))
