@@ -62,15 +62,30 @@ def promising(
         gradients: of the loss by their tensors.
         most: how many exchanges.
     """
-    found: list[Exchange] = []
+    owners: list[tuple[str, str]] = []
+    lowest: list[tuple[torch.Tensor, torch.Tensor]] = []
     for network, gradient in gradients.items():
         for group, parts in rows.items():
             if groups[group].size > 1 and parts:
                 blocks = _blocks(groups, group)
                 changes = _changes([r for _, r in parts], states[network], gradient, blocks)
-                for place, change in _lowest(changes, most):
-                    found.append(Exchange(change, network, group, *place))
-    return sorted(found, key=lambda each: each.change)[:most]
+                owners.append((network, group))
+                lowest.append(_lowest(changes, most))
+    if not owners:
+        return []
+    counts = torch.tensor([len(values) for values, _ in lowest])
+    owner = torch.arange(len(owners)).repeat_interleave(counts)
+    values, places = (torch.cat(parts) for parts in zip(*lowest, strict=True))
+    values, order = values.topk(min(most, len(values)), largest=False)
+    found: list[Exchange] = []
+    for change, place, which in zip(
+        values.tolist(), places[order].tolist(), owner[order.cpu()].tolist(), strict=True
+    ):
+        if change < 0:
+            network, group = owners[which]
+            elements = _elements(place, groups[group].size)
+            found.append(Exchange(change, network, group, *elements))
+    return found
 
 
 def trials(found: Sequence[Exchange], together: int) -> Iterator[list[Exchange]]:
@@ -111,14 +126,15 @@ def _changes(rows: list[Rows], state: State, gradient: State, blocks: int) -> to
     return similarity + similarity.transpose(1, 2) - still[:, :, None] - still[:, None, :]
 
 
-def _lowest(changes: torch.Tensor, most: int) -> list[tuple[tuple[int, int, int], float]]:
-    """Return the lowest of negative `changes` (blocks, n, n) with i < j, and their places."""
+def _lowest(changes: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the lowest of `changes` (blocks, n, n) with i < j, and their places in them."""
     size = changes.shape[1]
     above = torch.ones(size, size, dtype=torch.bool, device=changes.device).triu(1)
     flat = changes.masked_fill(~above, torch.inf).flatten()
     values, places = flat.topk(min(most, len(flat)), largest=False)
-    return [
-        ((place // size**2, place // size % size, place % size), value)
-        for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        if value < 0
-    ]
+    return values, places
+
+
+def _elements(place: int, size: int) -> tuple[int, int, int]:
+    """Return which block and which two elements of it stand at `place` of (blocks, n, n)."""
+    return place // size**2, place // size % size, place % size

@@ -16,7 +16,7 @@ from torch import nn
 from mergekit_perm import devices
 from mergekit_perm.align.effect import Effect, effects, inner_products
 from mergekit_perm.align.evidence import matched_tensors
-from mergekit_perm.align.examples import Examples
+from mergekit_perm.align.examples import Examples, quickest_layout
 from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
 from mergekit_perm.align.methods import METHODS
 from mergekit_perm.align.solution import Saw
@@ -145,7 +145,8 @@ def _examples(
     if isinstance(data, Data) and "train" not in data.splits:
         raise AlignmentError(f"{method} looks at training data; {data.name} has no split 'train'")
     split = data.splits["train"] if isinstance(data, Data) else data
-    return Examples(copy.deepcopy(model).eval().to(device), split, device)
+    module = copy.deepcopy(model).eval().to(device)
+    return Examples(module, split, device, quickest_layout(module, split, device))
 
 
 def _check(

@@ -114,11 +114,12 @@ class _Merge:
     def descend(self, task: str) -> None:
         """Do rounds until one gains nothing."""
         settings = self.settings
+        share = settings.least_gain(jointly=True)
         for done in range(settings.max_sweeps):
             settings.progress(task, done, settings.max_sweeps)
             gain = self._round()
             self.trace.append(self.trace[-1] + gain)
-            if gain <= settings.tolerance * abs(self.trace[-1]) or settings.deadline.passed():
+            if gain <= share * abs(self.trace[-1]) or settings.deadline.passed():
                 break
         settings.progress(task, settings.max_sweeps, settings.max_sweeps)
 

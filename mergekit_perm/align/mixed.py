@@ -25,9 +25,6 @@ from mergekit_perm.align.views import State
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.progress import Progress, silent
 
-# For every so many networks, an exchange in one of them is tried in the same look at mixtures.
-_NETWORKS_PER_EXCHANGE = 2
-
 
 def mixed(
     states: Mapping[str, State],
@@ -55,8 +52,8 @@ def mixed(
     The best of these by the loss of mixtures is then guided by it: sweeps that match each network
     to the others, and against a running sum of gradients of the loss of mixtures, one sweep for a
     gradient. From the best place met on the way, exchanges of two elements of a group go on, those
-    first that promise most by the gradient at the highest mixtures: one at a time, and of more than
-    three networks in half of them at once, as long as that lowers the loss. (Ours; straight-through
+    first that promise most by the gradient at the highest mixtures: at first one in every network
+    at once, and fewer where that does not lower the loss. (Ours; straight-through
     estimation, Git Re-Basin, arXiv 2209.04836, Algorithm 2, is where matching against gradients
     comes from.)
 
@@ -208,7 +205,7 @@ class _Choice:
         rows = rows_by_group(self.spec, self.tensors)
         tried, most, task = 0, self.guide.exchanges, "exchanging"
         # Looking at mixtures costs more the more networks there are, so more move for one look.
-        together = max(1, len(incumbent.states) // _NETWORKS_PER_EXCHANGE)
+        together = len(incumbent.states)
         gained = most > 0
         if gained:  # let `excess` have seen the incumbent last, as it has after every gain
             incumbent.excess(list(incumbent.permuted(incumbent.members).values()))

@@ -25,15 +25,30 @@ _LEAST_SHARE = 0.02
 _AT_ONCE = 2**24
 
 
-def mixture(states: Sequence[State], weights: Weights) -> dict[str, torch.Tensor]:
-    """Return sum_i `weights[i]` * `states[i]`, differentiably; integers are those of the first."""
+def mixture(
+    states: Sequence[State], weights: Weights, barycentre: State | None = None
+) -> dict[str, torch.Tensor]:
+    """Return sum_i `weights[i]` * `states[i]`, differentiably; integers are those of the first.
+
+    Where the `barycentre` of the states is known, what all weights have in common is taken from it:
+    halfway between it and a network are two terms, however many networks there are.
+    """
+    terms = list(zip(weights, states, strict=True))
+    if barycentre is not None:
+        least, above = _split(weights)
+        terms = [(least * len(states), barycentre), *zip(above, states, strict=True)]
     mixed = {}
     for name, first in states[0].items():
         mixed[name] = first
         if first.is_floating_point():
-            parts = zip(states, weights, strict=True)
-            mixed[name] = sum((w * s[name] for s, w in parts if w), torch.zeros_like(first))
+            mixed[name] = sum((w * s[name] for w, s in terms if w), torch.zeros_like(first))
     return mixed
+
+
+def _split(weights: Weights) -> tuple[float, Weights]:
+    """Return what all `weights` have in common, and what each has above that."""
+    least = min(weights)
+    return least, tuple(weight - least for weight in weights)
 
 
 def loss(
@@ -104,8 +119,9 @@ class Excess:
                 returned, for the highest is no lower. Those that were highest before come first.
         """
         found: dict[int, float] = {}
+        barycentre = mixture(states, self.points[0])
         for place in sorted(range(len(self.points)), key=lambda k: -self.last[k]):
-            value = self._loss(mixture(states, self.points[place]))
+            value = self._loss(mixture(states, self.points[place], barycentre))
             found[place] = value - self.level[place] if value == value else float("inf")
             if found[place] >= limit:
                 return found[place]
@@ -113,7 +129,7 @@ class Excess:
         return max(self.last)
 
     def gradients(self, states: Mapping[str, State], tensors: Sequence[str]) -> dict[str, State]:
-        """Return the gradient of a smooth maximum of the excess over `points`, by network.
+        """Return the gradient of a smooth maximum of the excess over `points`, by network it is of.
 
         That is log-sum-exp with a tenth of the highest excess as temperature, at the excess that
         was `last` found.
@@ -124,18 +140,24 @@ class Excess:
         """
         last = torch.tensor(self.last, dtype=torch.float64)
         shares = torch.softmax(last / max(_TEMPERATURE * float(last.max()), 1e-6), 0).tolist()
+        networks = list(states.values())
+        barycentre = mixture(networks, self.points[0])
+        # What all networks have in common, and what each has above that.
+        common: dict[str, torch.Tensor] = {}
         found: dict[str, dict[str, torch.Tensor]] = {name: {} for name in states}
         for point, share in zip(self.points, shares, strict=True):
             if share < _LEAST_SHARE:
                 continue
-            at = mixture(list(states.values()), point)
+            at, (least, above) = mixture(networks, point, barycentre), _split(point)
             for inputs, labels in self.batches:
                 part = share * len(labels) / self.count
-                for tensor, g in gradient(self.examples, at, tensors, inputs, labels).items():
-                    for name, weight in zip(states, point, strict=True):
-                        known = found[name].get(tensor, torch.zeros(()))
-                        found[name][tensor] = known + part * weight * g
-        return dict(found)
+                slope = gradient(self.examples, at, tensors, inputs, labels)
+                _add(common, slope, part * least)
+                for name, weight in zip(states, above, strict=True):
+                    _add(found[name], slope, part * weight)
+        for slopes in found.values():
+            _add(slopes, common, 1.0)
+        return {name: slopes for name, slopes in found.items() if slopes}
 
     def _loss(self, state: State) -> float:
         with torch.no_grad():
@@ -144,6 +166,13 @@ class Excess:
                 for inputs, labels in self.batches
             ]
         return sum(parts)
+
+
+def _add(total: dict[str, torch.Tensor], slope: State, weight: float) -> None:
+    """Add `weight` times `slope` to `total`, in which tensors may be missing."""
+    if weight:
+        for tensor, value in slope.items():
+            total[tensor] = total.get(tensor, torch.zeros(())) + weight * value
 
 
 def points(count: int) -> list[Weights]:

@@ -29,14 +29,14 @@ def rows_by_group(
 def _parts(view: View, nested_group: str | None) -> Iterator[tuple[str, Rows]]:
     for carrier in view.carriers:
         if nested_group is None:
-            yield carrier.tensor, _own_rows(carrier, view.size)
+            yield carrier.tensor, _own_rows(carrier)
         for nested in carrier.nested:
             if nested.group == nested_group:
                 yield carrier.tensor, _inner_rows(carrier, nested)
 
 
-def _own_rows(carrier: Carrier, size: int) -> Rows:
-    return lambda state: carrier.blocks(state[carrier.tensor]).reshape(size, -1)
+def _own_rows(carrier: Carrier) -> Rows:
+    return lambda state: carrier.rows(state[carrier.tensor])
 
 
 def _inner_rows(carrier: Carrier, nested: Nested) -> Rows:

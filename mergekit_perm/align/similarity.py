@@ -54,7 +54,7 @@ class KeptSimilarity:
         self.view, self.reference = view, reference
         self.matrix: torch.Tensor | None = None
         for carrier in view.carriers:
-            ours, theirs = (_rows(view, carrier, s[carrier.tensor]) for s in (reference, state))
+            ours, theirs = (carrier.rows(s[carrier.tensor]) for s in (reference, state))
             self._add(ours @ theirs.T)
 
     def best_moves(self) -> dict[str, Indices]:
@@ -91,7 +91,7 @@ class KeptSimilarity:
             if carrier.tensor in parts and _touched(carrier, *parts[carrier.tensor]):
                 states = [state[carrier.tensor] for state in (self.reference, before, after)]
                 ours, old, new = (
-                    _rows(self.view, carrier, tensor)
+                    carrier.rows(tensor)
                     for tensor in _narrowed(states, carrier, *parts[carrier.tensor])
                 )
                 self._add(ours @ (new - old).T)
@@ -118,11 +118,6 @@ def _narrowed(
         return
     for tensor in tensors:
         yield tensor.index_select(dim, places.to(tensor.device))
-
-
-def _rows(view: View, carrier: Carrier, tensor: torch.Tensor) -> torch.Tensor:
-    """Return `tensor` as (elements, all that each of them carries)."""
-    return carrier.blocks(tensor).reshape(view.size, -1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def stacked(
     restarts: int = 1,
     cooling: int = 20,
     order: Order = "random",
-    tolerance: float = 1e-9,
+    tolerance: float | None = None,
     max_sweeps: int = 100,
     max_seconds: float | None = None,
     device: torch.device | None = None,
@@ -57,7 +57,8 @@ def stacked(
         restarts: how many starts, of which the best wins.
         cooling: with "joint", for how many sweeps every start is shaken by noise.
         order: visit groups in "random" order or "forward".
-        tolerance: stop when a sweep raises the objective by less than this fraction of it.
+        tolerance: stop when a sweep raises the objective by less than this fraction of it; None is
+            1e-9 to one network, and 2e-5 with "joint".
         max_sweeps: stop after so many sweeps at the latest.
         max_seconds: stop after so many seconds; the best so far is kept.
         device: where similarities are computed; the device of the states by default.

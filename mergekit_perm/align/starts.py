@@ -48,38 +48,46 @@ class Search:
         pair = self.match_each(names[0], restarts=restarts)
         return Solution(pair.members, {"joint": next(iter(pair.traces.values()))})
 
-    def match_each(self, anchor: str, *, restarts: int) -> Solution:
-        """Match every network to `anchor`, each on its own, keeping the best start of each."""
-        still = self.still()
+    def match_each(self, anchor: str, *, restarts: int, until: int | None = None) -> Solution:
+        """Match every network to `anchor`, each on its own, keeping the best start of each.
+
+        Every start ends when nothing gains, or `until` so many sweeps are done.
+        """
+        still, all_sweeps = self.still(), self.settings.max_sweeps
         result = Solution({}, {})
         for name in self.evidence.states:
             result.members[name] = still
             if name != anchor:
                 task = f"aligning {name} to {anchor}"
                 starts = self._starts({anchor: still, name: still}, anchor, task)
-                best = self._best(starts, task, restarts)
+                best = self._best(starts, task, restarts, until)
+                if until is not None:
+                    self.settings.progress(task, all_sweeps, all_sweeps)
                 result.members[name], result.traces[name] = best.members[name], best.trace
         return result
 
     def match_jointly(self, *, restarts: int) -> Solution:
         """Match all networks at once; the first is the one that stays as it is.
 
-        Every start cools from the best so far, at first from matching to the first network.
+        Every start cools from the best so far, at first from matching to the first network; where
+        nothing cools, it starts from matching to another network. One sweep of that matching does:
+        noise undoes what more of them find (F of five MLPs and ResNets is the same within what two
+        seeds differ by).
         """
         task = "aligning jointly"
         names = list(self.evidence.states)
-        first = self.match_each(names[0], restarts=1).members
-        best = _Found(first, [self._objective(first)])
+        first = best = self._near(names[0])
         for attempt in range(restarts):
             if attempt and self.settings.deadline.passed():
                 break
             start = task + f", start {attempt + 1}" * (restarts > 1)
-            descent = self.descent(best.members, "cooling", attempt)
+            begin = best if self.cooling else self._near(names[attempt % len(names)])
+            descent = self.descent(begin.members, "cooling", attempt)
             descent.cool(start, sweeps=self.cooling, noise=_NOISE)
             best = max(best, _descended(descent, start), key=_Found.height)
             del descent
-        if best.members is first:  # cooling has lost ground
-            best = _descended(self.descent(first, "joint", trace=best.trace), task)
+        if best is first:  # cooling has lost ground
+            best = _descended(self.descent(first.members, "joint", trace=first.trace), task)
         if best.height() < pairwise_objective(self.evidence.states):  # no worse than as given
             still = {name: self.still() for name in names}
             best = _descended(self.descent(still, "as given"), f"{task}, as given")
@@ -127,12 +135,19 @@ class Search:
                 anchor=anchor,
             )
 
-    def _best(self, starts: Iterator[Descent], task: str, restarts: int) -> _Found:
+    def _near(self, anchor: str) -> _Found:
+        """Return where one sweep that matches all networks to `anchor` ends."""
+        members = self.match_each(anchor, restarts=1, until=1).members
+        return _Found(members, [self._objective(members)])
+
+    def _best(
+        self, starts: Iterator[Descent], task: str, restarts: int, until: int | None
+    ) -> _Found:
         """Return the highest of the descents from the first of `starts`."""
         best: _Found | None = None
         for attempt in range(restarts):
             start = task if restarts == 1 else f"{task}, start {attempt + 1}"
-            found = _descended(next(starts), start)
+            found = _descended(next(starts), start, until)
             best = found if best is None else max(best, found, key=_Found.height)
             if self.settings.deadline.passed():
                 break
@@ -166,8 +181,8 @@ class _Found:
         return self.trace[-1]
 
 
-def _descended(descent: Descent, task: str) -> _Found:
-    descent.descend(task)
+def _descended(descent: Descent, task: str, until: int | None = None) -> _Found:
+    descent.descend(task, until=until)
     return _Found(descent.members, descent.trace)
 
 

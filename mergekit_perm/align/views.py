@@ -71,6 +71,14 @@ class Carrier:
             return first.reshape(*self.table.shape, *first.shape[1:])
         return _take(first, self.table)
 
+    def rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return `tensor` as (elements, all that each of them carries)."""
+        count = len(self.table)
+        if not self.in_order:
+            return self.blocks(tensor).reshape(count, -1)
+        first = self.section.of(tensor)
+        return (first.movedim(self.dim, 0) if self.dim else first).reshape(count, -1)
+
     def coordinates(self, elements: Indices) -> Indices:
         """Return where `elements` stand along `dim` of the whole tensor."""
         places: Indices = self.table[elements].reshape(-1)

@@ -26,7 +26,7 @@ def weight_matching(
     restarts: int = 1,
     cooling: int = 20,
     order: Order = "random",
-    tolerance: float = 1e-9,
+    tolerance: float | None = None,
     max_sweeps: int = 100,
     max_seconds: float | None = None,
     device: torch.device | None = None,
@@ -47,12 +47,14 @@ def weight_matching(
         restarts: how many starts go to the end, of which the best wins. Matching to one network
             starts from settled groups (see below) if they are clearly ahead of one sweep from the
             identity, else from the identity; then from the other one, then from random members.
-            Matching jointly starts from matching to the first network, then from the best so far.
+            Matching jointly starts from one sweep of matching to the first network, then from the
+            best so far; without cooling, from matching to another network each time.
         cooling: with "joint", for how many sweeps every start is shaken by noise that dies away,
             before it descends (simulated annealing); 0 for none. Two networks are matched jointly
             by matching one to the other, without it.
         order: visit groups in "random" order, anew each sweep, or "forward" as the spec has them.
-        tolerance: stop when a sweep raises the objective by less than this fraction of it.
+        tolerance: stop when a sweep raises the objective by less than this fraction of it; None is
+            1e-9 to one network, and 2e-5 with "joint".
         max_sweeps: stop after so many sweeps at the latest.
         max_seconds: stop after so many seconds; the best so far is kept.
         device: where similarities are computed; the device of the states by default.
@@ -72,8 +74,8 @@ def weight_matching(
     where they are plain, and computed in float64 where rounding might decide.
     On top of the networks it holds one permuted copy of that which is matched, with "joint" of all
     and their sum in float64, besides the similarities of one network's groups.
-    Running statistics are moved but not matched. With "joint", F is never below what matching to
-    the first network with one start reaches, and the first network is the one that stays.
+    Running statistics are moved but not matched. With "joint", F is never below that of the
+    networks as given, and the first network is the one that stays.
 
     Raises:
         AlignmentError: an option out of range.

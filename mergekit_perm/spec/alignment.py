@@ -63,7 +63,7 @@ class WeightMatching(AlignSpec):
     restarts: Count = 1
     cooling: Size = 20
     order: Literal["random", "forward"] = "random"
-    tolerance: NonNegative = 1e-9
+    tolerance: NonNegative | None = None
     max_sweeps: Size = 100
     max_seconds: Positive | None = None
 

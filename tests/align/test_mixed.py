@@ -14,7 +14,7 @@ from mergekit_perm.align import Family, align, mixtures
 from mergekit_perm.align.balance import balanced
 from mergekit_perm.align.evidence import of_tensors, of_weights
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.mixtures import Excess, loss, mixture, points
+from mergekit_perm.align.mixtures import Excess
 from mergekit_perm.axes import Fixed
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
@@ -222,36 +222,6 @@ def test_options_out_of_range(states: dict[str, State], digits: data.Data) -> No
 
 
 # ------------------------------------------------------------------------------------------ parts
-
-
-def test_points_stand_for_all_mixtures() -> None:
-    assert points(2) == [(0.5, 0.5), (0.75, 0.25), (0.25, 0.75)]
-    three = points(3)
-    assert len(three) == 7
-    assert {tuple(sorted(point)) for point in three[1:4]} == {(0.0, 0.5, 0.5)}
-    assert len(set(three)) == 7
-    assert all(sum(point) == pytest.approx(1) for count in (2, 3, 7) for point in points(count))
-
-
-def test_mixtures_are_weighted_sums_and_counters_those_of_the_first() -> None:
-    one = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}
-    other = {"w": torch.tensor([5.0, 0.0]), "n": torch.tensor(7)}
-    found = mixture([one, other], (0.25, 0.75))
-    assert found["w"].tolist() == [4.0, 0.5]
-    assert found["n"].item() == 3
-
-
-def test_the_loss_of_a_batch_norm_network_writes_into_nothing(digits: data.Data) -> None:
-    module = networks.build(*RESNET, seed=0).eval()
-    examples = Examples(module, digits.splits["train"], torch.device("cpu"))
-    state = {k: v.clone() for k, v in module.state_dict().items()}
-    inputs, labels = next(examples.batches(64, 64))
-    with torch.no_grad():
-        value = float(loss(examples, state, inputs, labels))
-        logits = module.train()(inputs)
-        expected = float(torch.nn.functional.cross_entropy(logits, labels))
-    assert value == pytest.approx(expected, 1e-5)
-    assert int(state["norm1.num_batches_tracked"]) == 0
 
 
 def test_balanced_evidence_counts_as_the_ratio_says() -> None:

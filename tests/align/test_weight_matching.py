@@ -187,6 +187,29 @@ def test_the_objective_never_falls_and_is_what_is_reported(name: str, reference:
     assert family.objective > family.objective_before
 
 
+def test_starts_that_do_not_cool_differ() -> None:
+    spec = spec_of("mlp")
+    gains = []
+    for seed in range(5):
+        states = {n: random_state("mlp", 10 * seed + i) for i, n in enumerate("abcd")}
+        one, three = (align(states, spec, cooling=0, restarts=r, seed=seed) for r in (1, 3))
+        gains.append(three.objective - one.objective)
+    assert min(gains) >= -1e-9
+    assert max(gains) > 1e-3
+
+
+def test_a_joint_descent_ends_when_sweeps_gain_little_unless_told_otherwise() -> None:
+    spec = spec_of("mlp")
+    states = {str(i): random_state("mlp", i) for i in range(12)}
+    brief, loose, exact = (
+        align(states, spec, cooling=0, tolerance=tolerance) for tolerance in (None, 2e-5, 0.0)
+    )
+    assert brief.traces == loose.traces
+    assert len(exact.traces["joint"]) >= len(brief.traces["joint"])
+    before, last = exact.traces["joint"][-2:]
+    assert last == pytest.approx(before, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("restarts", [1, 2])
 def test_joint_is_never_below_matching_to_the_first(name: str, restarts: int) -> None:
