@@ -116,21 +116,23 @@ def _changes(rows: list[Rows], state: State, gradient: State, blocks: int) -> to
     With s[i, j] the inner product of the gradient at element i with what element j carries,
     exchanging i and j changes the loss by s[i, j] + s[j, i] - s[i, i] - s[j, j].
     """
-    products = []
+    similarity: torch.Tensor | None = None
     for each in rows:
         down, own = each(gradient), each(state)
         down, own = (part.reshape(blocks, -1, part.shape[1]) for part in (down, own))
-        products.append(down @ own.transpose(1, 2))
-    similarity = torch.stack(products).sum(0)
+        product = down @ own.transpose(1, 2)
+        similarity = product if similarity is None else similarity.add_(product)
+    assert similarity is not None
     still = similarity.diagonal(dim1=1, dim2=2)
     return similarity + similarity.transpose(1, 2) - still[:, :, None] - still[:, None, :]
 
 
 def _lowest(changes: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the lowest of `changes` (blocks, n, n) with i < j, and their places in them."""
-    size = changes.shape[1]
-    above = torch.ones(size, size, dtype=torch.bool, device=changes.device).triu(1)
-    flat = changes.masked_fill(~above, torch.inf).flatten()
+    """Return the lowest of `changes` (blocks, n, n) with i < j, and their places in them.
+
+    The others are taken as 0.
+    """
+    flat = changes.triu(1).flatten()
     values, places = flat.topk(min(most, len(flat)), largest=False)
     return values, places
 
