@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ PAGE = Path(__file__).with_name("RESULTS.md")
 Rows = list[dict[str, Any]]
 
 
-def keep(name: str, rows: Rows) -> None:
+def keep(name: str, rows: Rows, device: str = "cpu") -> None:
     """Keep the figures of benchmark `name`, with where they were measured, and renew the page."""
     FOLDER.mkdir(exist_ok=True)
-    content = {"where": where(), "rows": rows}
+    content = {"where": where(device), "rows": rows}
     (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     write()
 
@@ -35,12 +36,12 @@ def kept(name: str) -> Rows:
     return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
 
 
-def where() -> str:
-    """Return on what this process measures."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+def where(device: str) -> str:
+    """Return what a benchmark on `device` runs on."""
+    name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
     version = torch.__version__.partition("+")[0]
     threads = torch.get_num_threads()
-    return f"{device}, {platform.machine()}, {threads} thread{'s' * (threads > 1)}, torch {version}"
+    return f"{name}, {platform.machine()}, {threads} thread{'s' * (threads > 1)}, torch {version}"
 
 
 def write() -> None:
@@ -139,7 +140,7 @@ def _mean_seconds(rows: Rows, kind: str, method: str) -> str:
     return f"{np.mean(values):.2f}" if values else "-"
 
 
-def _speed(rows: Rows) -> str:
+def _speed(rows: Rows, mark: str = "bench", where: str = "") -> str:
     body = [
         [r["case"], f"{r['textbook seconds']:.1f}", f"{r['textbook objective']:.1f}",
          str(r["restarts"]), f"{r['seconds']:.1f}", f"{r['objective']:.1f}",
@@ -149,10 +150,10 @@ def _speed(rows: Rows) -> str:
     head = ["weights", "textbook, s", "objective", "restarts", "weight_matching, s", "objective",
             "times as fast"]  # fmt: skip
     return (
-        "## A pair of ResNet-50: weight matching against the textbook loop\n\n"
+        f"## A pair of ResNet-50{where}: weight matching against the textbook loop\n\n"
         "One process, equal threads; the loop computes every similarity anew each time "
-        "(tests/benchmarks/textbook.py). `pytest -m bench tests/benchmarks/test_pair_speed.py`\n\n"
-        + table(head, body)
+        "(tests/benchmarks/textbook.py). "
+        f"`pytest -m {mark} tests/benchmarks/test_pair_speed.py`\n\n" + table(head, body)
     )
 
 
@@ -225,6 +226,7 @@ def _scaling(rows: Rows) -> str:
 SECTIONS: Mapping[str, Callable[[Rows], str]] = {
     "barriers": _barriers,
     "pair_speed": _speed,
+    "pair_speed_gpu": partial(_speed, mark="gpu", where=" on an accelerator"),
     "joint_objective": _objectives,
     "planted": _planted,
     "scaling": _scaling,

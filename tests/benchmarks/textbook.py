@@ -61,14 +61,14 @@ def _similarity(
     group: str,
 ) -> np.ndarray:
     size = len(permutations[group])
-    total = torch.zeros(size, size)
+    total = torch.zeros(size, size, device=next(iter(ours.values())).device)
     for name, row in rows.items():
         for dim, carried in enumerate(row):
             if carried == group:
                 moved = _permuted(theirs[name], row, permutations, but=dim)
                 one, other = (t.movedim(dim, 0).reshape(size, -1) for t in (ours[name], moved))
                 total += one @ other.T
-    return total.double().numpy()
+    return total.double().cpu().numpy()
 
 
 def _permuted(
@@ -80,7 +80,8 @@ def _permuted(
 ) -> torch.Tensor:
     for dim, group in enumerate(row):
         if group is not None and dim != but:
-            tensor = tensor.index_select(dim, torch.from_numpy(permutations[group]))
+            order = torch.from_numpy(permutations[group]).to(tensor.device)
+            tensor = tensor.index_select(dim, order)
     return tensor
 
 
