@@ -21,7 +21,7 @@ class Examples:
         module: a network of the architecture; its own weights are never used nor changed.
         split: the examples; a solver takes labels from it only if it says so.
         device: where to compute.
-        layout: of inputs in memory, as `quickest_layout` finds it.
+        layout: of inputs in memory, as `data.layout.quickest_layout` finds it.
     """
 
     module: nn.Module
@@ -51,23 +51,6 @@ class Examples:
         placed = inputs.to(memory_format=self.layout)
         output: torch.Tensor = torch.func.functional_call(self.module, dict(state), (placed,))
         return output
-
-
-def quickest_layout(module: nn.Module, split: Split, device: torch.device) -> torch.memory_format:
-    """Return channels-last for images, unless `module` does not run on them.
-
-    Convolutions are quickest in it (of a ResNet-8 on a CPU, passes take about two thirds of the
-    time), but some modules ask for views that only the plain layout has.
-    """
-    inputs, _ = next(iter(split.batches(2, device=device)))
-    if inputs.ndim != 4:
-        return torch.contiguous_format
-    try:
-        with torch.no_grad():
-            module(inputs.to(memory_format=torch.channels_last))
-    except RuntimeError:
-        return torch.contiguous_format
-    return torch.channels_last
 
 
 def needed(examples: Examples | None, method: str) -> Examples:

@@ -16,12 +16,13 @@ from torch import nn
 from mergekit_perm import devices
 from mergekit_perm.align.effect import Effect, effects, inner_products
 from mergekit_perm.align.evidence import matched_tensors
-from mergekit_perm.align.examples import Examples, quickest_layout
+from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
 from mergekit_perm.align.methods import METHODS
 from mergekit_perm.align.solution import Saw
 from mergekit_perm.align.views import State
 from mergekit_perm.data import Data, Split
+from mergekit_perm.data.layout import quickest_layout
 from mergekit_perm.errors import AlignmentError, suggest
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
@@ -146,7 +147,8 @@ def _examples(
         raise AlignmentError(f"{method} looks at training data; {data.name} has no split 'train'")
     split = data.splits["train"] if isinstance(data, Data) else data
     module = copy.deepcopy(model).eval().to(device)
-    return Examples(module, split, device, quickest_layout(module, split, device))
+    inputs, _ = next(iter(split.batches(2, device=device)))
+    return Examples(module, split, device, quickest_layout(module, inputs))
 
 
 def _check(

@@ -1,4 +1,4 @@
-"""Running networks on examples, in the layout that suits them."""
+"""The layout that suits a network, and that solvers run it in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from mergekit_perm.align.examples import Examples, quickest_layout
+from mergekit_perm.align.examples import Examples
 from mergekit_perm.data import Split
+from mergekit_perm.data.layout import quickest_layout
 
 torch.set_num_threads(1)
 
@@ -43,9 +44,9 @@ def test_images_are_channels_last_where_the_module_runs_on_them(
     plain_only: bool, layout: torch.memory_format
 ) -> None:
     module, split = Seen(plain_only=plain_only), split_of(3, 6, 6)
-    assert quickest_layout(module, split, CPU) == layout
-    examples = Examples(module, split, CPU, quickest_layout(module, split, CPU))
-    inputs, _ = next(examples.batches(4, 4))
+    inputs, _ = next(iter(split.batches(4)))
+    assert quickest_layout(module, inputs) == layout
+    examples = Examples(module, split, CPU, quickest_layout(module, inputs))
     state = dict(module.state_dict())
     found = examples.run(state, inputs)
     assert module.strides[-1] == inputs.contiguous(memory_format=layout).stride()
@@ -54,4 +55,4 @@ def test_images_are_channels_last_where_the_module_runs_on_them(
 
 
 def test_rows_of_numbers_have_one_layout() -> None:
-    assert quickest_layout(nn.Linear(5, 3), split_of(5), CPU) == torch.contiguous_format
+    assert quickest_layout(nn.Linear(5, 3), torch.randn(2, 5)) == torch.contiguous_format
