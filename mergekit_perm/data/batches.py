@@ -16,14 +16,30 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Batches:
     """The batches of `split`, in order, on `device`.
 
-    A split that is in memory is copied to an accelerator once, rather than once for every point
-    of every path.
+    A split that is in memory is made ready once, on the device and in the layout that is wanted,
+    rather than once for every point of every path.
     """
 
-    __slots__ = ("_batch_size", "_device", "_kept", "_split")
+    __slots__ = ("_batch_size", "_device", "_kept", "_layout", "_split")
 
-    def __init__(self, split: Split, *, device: torch.device, batch_size: int) -> None:
-        self._split, self._device, self._batch_size = split, device, batch_size
+    def __init__(
+        self,
+        split: Split,
+        *,
+        device: torch.device,
+        batch_size: int,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        """Make them ready.
+
+        Args:
+            split: the examples.
+            device: where they are wanted.
+            batch_size: examples at a time.
+            layout: of images in memory.
+        """
+        self._split, self._device, self._layout = split, device, layout
+        self._batch_size = batch_size
         self._kept = self._resident()
 
     def __len__(self) -> int:
@@ -31,12 +47,16 @@ class Batches:
         return len(self._split)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._kept is not None:
-            return iter(self._kept)
-        return iter(self._split.batches(self._batch_size, device=self._device))
+        return self._read() if self._kept is None else iter(self._kept)
+
+    def _read(self) -> Iterator[Batch]:
+        for inputs, labels in self._split.batches(self._batch_size, device=self._device):
+            yield inputs.to(memory_format=self._layout), labels
 
     def _resident(self) -> list[Batch] | None:
-        if self._device.type == "cpu" or (whole := self._split.tensors()) is None:
+        if (whole := self._split.tensors()) is None:
             return None
-        inputs, labels = (torch.split(x.to(self._device), self._batch_size) for x in whole)
-        return list(zip(inputs, labels, strict=True))
+        inputs, labels = (tensor.to(self._device) for tensor in whole)
+        inputs = inputs.to(memory_format=self._layout)
+        parts = (torch.split(tensor, self._batch_size) for tensor in (inputs, labels))
+        return list(zip(*parts, strict=True))

@@ -3,7 +3,8 @@
 from mergekit_perm.devices import device
 from mergekit_perm.evaluate.barriers import Barrier, Point, excess, from_points
 from mergekit_perm.evaluate.calibration import CALIBRATIONS, calibrate, has_batch_norm
-from mergekit_perm.evaluate.curves import barrier, evaluate_points
+from mergekit_perm.evaluate.curves import barrier, evaluate_points, measure_points
+from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure
 from mergekit_perm.evaluate.mixing import Mixer, mix
 from mergekit_perm.evaluate.paths import Path, paths_between
@@ -13,6 +14,7 @@ __all__ = [
     "CALIBRATIONS",
     "METRICS",
     "Barrier",
+    "Engine",
     "Metrics",
     "Mixer",
     "Path",
@@ -27,6 +29,7 @@ __all__ = [
     "from_points",
     "has_batch_norm",
     "measure",
+    "measure_points",
     "mix",
     "paths_between",
     "simplex_grid",

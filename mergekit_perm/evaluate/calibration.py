@@ -62,7 +62,12 @@ def calibrate(
 
 
 def calibrator(
-    name: str, train_split: Split | None, *, device: torch.device, batch_size: int
+    name: str,
+    train_split: Split | None,
+    *,
+    device: torch.device,
+    batch_size: int,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Callable[[nn.Module], None]:
     """Return `calibrate` for modules on `device`, with the split made ready once for many calls."""
     if name not in CALIBRATIONS:
@@ -70,7 +75,7 @@ def calibrator(
             f"no calibration '{name}'{suggest(name, CALIBRATIONS)}; "
             f"choose one of {', '.join(CALIBRATIONS)}"
         )
-    return CALIBRATIONS[name](train_split, device, batch_size)
+    return CALIBRATIONS[name](train_split, device, batch_size, layout)
 
 
 def has_batch_norm(module: nn.Module) -> bool:
@@ -78,25 +83,27 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(True for _ in _batch_norms(module))
 
 
-def _none(_split: Split | None, _device: torch.device, _batch_size: int) -> Callable[..., None]:
+def _none(*_: object) -> Callable[..., None]:
     return lambda _module: None
 
 
-def _batch_norm(split: Split | None, device: torch.device, batch_size: int) -> Callable[..., None]:
+def _batch_norm(
+    split: Split | None, device: torch.device, batch_size: int, layout: torch.memory_format
+) -> Callable[..., None]:
     if split is None or len(split) < 2:
         found = "there is none" if split is None else f"'{split.name}' has {len(split)}"
         raise EvaluationError(
             f"calibration 'batch_norm' needs a split of at least 2 training examples; {found}"
         )
     size = _without_single(len(split), batch_size)
-    batches = Batches(split, device=device, batch_size=size)
+    batches = Batches(split, device=device, batch_size=size, layout=layout)
     return lambda module: _re_estimate(module, batches)
 
 
 CALIBRATIONS: Mapping[
-    str, Callable[[Split | None, torch.device, int], Callable[[nn.Module], None]]
+    str, Callable[[Split | None, torch.device, int, torch.memory_format], Callable[..., None]]
 ] = MappingProxyType({"none": _none, "batch_norm": _batch_norm})
-"""Calibration by name: split, device, batch size -> a function that changes a module in place."""
+"""Calibration by name: split, device, batch size, layout -> what changes a module in place."""
 
 
 class _Pooled:

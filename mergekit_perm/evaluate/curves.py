@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from mergekit_perm.data.batches import Batches
 from mergekit_perm.devices import device as find_device
 from mergekit_perm.evaluate.barriers import Barrier
-from mergekit_perm.evaluate.calibration import calibrator, has_batch_norm
-from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure_batches
-from mergekit_perm.evaluate.mixing import Mixer
+from mergekit_perm.evaluate.calibration import has_batch_norm
+from mergekit_perm.evaluate.engine import Engine
+from mergekit_perm.evaluate.metrics import METRICS, Metrics
 from mergekit_perm.evaluate.pairs import known
 from mergekit_perm.evaluate.paths import Values, paths_between
-from mergekit_perm.evaluate.points import Weights
+from mergekit_perm.evaluate.points import Weights, refining
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.weighted import State
 
@@ -33,11 +32,14 @@ def evaluate_points(
     train_split: Split | None = None,
     calibration: str = "none",
     device: str | torch.device = "cpu",
-    batch_size: int = 512,
+    batch_size: int | None = None,
     progress: Progress = silent,
     task: str = "evaluating",
 ) -> list[dict[str, Metrics]]:
     """Return the metrics of each mix of `states`, by split.
+
+    Points are measured in an order that refines: the networks themselves, then always the point
+    that is farthest from them and from all before.
 
     Args:
         module: the architecture; it is copied, and neither it nor the states are changed.
@@ -48,7 +50,8 @@ def evaluate_points(
         calibration: a name in `CALIBRATIONS`, applied at every point, the networks themselves
             included.
         device: where to evaluate; holds all the networks at once.
-        batch_size: examples at a time.
+        batch_size: examples at a time; None for what suits the device (512 to calibrate with).
+            Halved as often as it takes if memory runs out while measuring.
         progress: called as `progress(task, points done, points)`.
         task: what to call this in `progress`.
 
@@ -56,18 +59,41 @@ def evaluate_points(
         EvaluationError: networks that do not fit the module or one another, or what `measure`
             and `calibrate` refuse.
     """
-    device = torch.device(device)
-    mixer = Mixer(module, states, device=device)
-    prepare = calibrator(calibration, train_split, device=device, batch_size=batch_size)
-    batches = {
-        name: Batches(split, device=device, batch_size=batch_size) for name, split in splits.items()
-    }
-    results = []
-    for done, point in enumerate(weights, start=1):
-        prepare(mixer.set(point))
-        results.append({name: measure_batches(mixer.module, b) for name, b in batches.items()})
+    engine = Engine(
+        module, states, splits, train_split=train_split, calibration=calibration,
+        device=torch.device(device), batch_size=batch_size,
+    )  # fmt: skip
+    return measure_points(engine, weights, progress=progress, task=task)
+
+
+def measure_points(
+    engine: Engine,
+    weights: Sequence[Weights],
+    *,
+    known: Mapping[Weights, dict[str, Metrics]] | None = None,
+    keep: Callable[[Weights, dict[str, Metrics]], None] | None = None,
+    progress: Progress = silent,
+    task: str = "evaluating",
+) -> list[dict[str, Metrics]]:
+    """Return the metrics of each mix, as `evaluate_points` does, by an engine that is there.
+
+    Args:
+        engine: of the networks.
+        weights: one tuple per point.
+        known: what is known of some points already; they are not measured again.
+        keep: called with every point that has been measured, as soon as it is.
+        progress: called as `progress(task, points done, points)`.
+        task: what to call this in `progress`.
+    """
+    found = dict(known or {})
+    for done, place in enumerate(refining(weights), start=1):
+        point = weights[place]
+        if point not in found:
+            found[point] = engine.measure(point)
+            if keep is not None:
+                keep(point, found[point])
         progress(task, done, len(weights))
-    return results
+    return [found[point] for point in weights]
 
 
 def barrier(
@@ -83,7 +109,7 @@ def barrier(
     reference: str | None = None,
     alignment: str = "naive",
     device: str | torch.device = "auto",
-    batch_size: int = 512,
+    batch_size: int | None = None,
     progress: Progress = silent,
     task: str = "measuring barriers",
 ) -> tuple[Barrier, ...]:
@@ -108,7 +134,8 @@ def barrier(
         reference: the network that pairs are spokes of; None or ``joint`` for no network.
         alignment: what the result says under `Barrier.alignment`.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; holds all networks at once.
-        batch_size: examples at a time.
+        batch_size: examples at a time; None for what suits the device (512 to calibrate with).
+            Halved as often as it takes if memory runs out while measuring.
         progress: called as `progress(task, points done, points)` per calibration.
         task: what to call this in `progress`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,9 @@ from torch import nn
 
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.weighted import State, mismatch, weighted_sum
+
+# What is precise enough to be mixed in its own dtype.
+_PLAIN = (torch.float32, torch.float64)
 
 
 def mix(states: Sequence[State], weights: Sequence[float]) -> State:
@@ -33,9 +37,11 @@ def mix(states: Sequence[State], weights: Sequence[float]) -> State:
 
 
 class Mixer:
-    """A copy of a module on a device, into whose tensors mixes of `states` are written in place.
+    """A module on a device, into whose tensors mixes of `states` are written in place.
 
-    The module that is passed in and the states stay as they are.
+    A convex mix is reached by interpolating from network to network, each time the share of the
+    next: a network alone is itself, and so is a mix of equal networks, bit for bit; other mixes
+    are those of `mix` up to rounding.
 
     Attributes:
         module: the copy, in eval mode; holds the module's own weights until the first `set`.
@@ -45,10 +51,14 @@ class Mixer:
             tensor names or shapes.
     """
 
-    __slots__ = ("_sources", "_targets", "module")
+    __slots__ = ("_plain", "_sources", "_targets", "module")
 
     def __init__(
-        self, module: nn.Module, states: Sequence[State], *, device: str | torch.device = "cpu"
+        self,
+        module: nn.Module,
+        states: Sequence[State],
+        *,
+        device: str | torch.device = "cpu",
     ) -> None:
         _check(states)
         if problem := mismatch({"the module": module.state_dict(), "the network": states[0]}):
@@ -56,16 +66,50 @@ class Mixer:
         self.module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
         # Views of the copy's parameters and buffers: writing to them writes to the module.
         self._targets = self.module.state_dict()
-        self._sources = {
-            name: [state[name].detach().to(device) for state in states] for name in self._targets
-        }
+        self._sources = [
+            {name: state[name].detach().to(device) for name in self._targets} for state in states
+        ]
+        self._plain = [
+            name
+            for name, target in self._targets.items()
+            if target.dtype in _PLAIN and all(s[name].dtype == target.dtype for s in self._sources)
+        ]
+
+    def arrange(self, layout: torch.memory_format) -> None:
+        """Bring weights of four axes into `layout`, networks too unless they are the caller's."""
+        if layout == torch.contiguous_format:
+            return
+        self.module.to(memory_format=layout)
+        self._targets = self.module.state_dict()
+        for source in self._sources:
+            for name, tensor in source.items():
+                if tensor.ndim == 4 and tensor.device.type != "cpu":
+                    source[name] = tensor.to(memory_format=layout)
 
     def set(self, weights: Sequence[float]) -> nn.Module:
         """Write the mix with `weights`, one per state, into `module` and return it."""
+        convex = min(weights) >= 0 and math.isclose(sum(weights), 1, abs_tol=1e-9)
+        plain = self._plain if convex else []
         with torch.no_grad():
-            for name, target in self._targets.items():
-                weighted_sum(self._sources[name], weights, out=target)
+            for name in self._targets.keys() - set(plain):
+                tensors = [source[name] for source in self._sources]
+                weighted_sum(tensors, weights, out=self._targets[name])
+            if plain:
+                self._interpolate(plain, weights)
         return self.module
+
+    def _interpolate(self, names: Sequence[str], weights: Sequence[float]) -> None:
+        targets = [self._targets[name] for name in names]
+        total = 0.0
+        for source, weight in zip(self._sources, weights, strict=True):
+            if not weight:  # never read, so that an infinity in it cannot leak
+                continue
+            own = [source[name] for name in names]
+            if not total:
+                torch._foreach_copy_(targets, own)
+            else:
+                torch._foreach_lerp_(targets, own, weight / (total + weight))
+            total += weight
 
 
 def _check(states: Sequence[State]) -> None:

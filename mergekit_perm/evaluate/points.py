@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
 
 from mergekit_perm.errors import EvaluationError
 
 Weights = tuple[float, ...]
+Spots = npt.NDArray[np.float64]
 
 
 def edge(points: int) -> tuple[Weights, ...]:
@@ -51,6 +55,31 @@ def vertex(n: int, index: int) -> Weights:
 def barycentre(n: int) -> Weights:
     """Return equal weights for `n` networks."""
     return (_share(1, n),) * n
+
+
+def refining(points: Sequence[Weights]) -> list[int]:
+    """Return the places of `points` in an order that shows the whole soon, and details later.
+
+    First the networks themselves, then always the point that is farthest from them and from all
+    before it: on a path its ends, its middle, its quarters and so on.
+    """
+    if not points:
+        return []
+    spots = np.asarray(points, dtype=np.float64)
+    distance = np.min([_squared(spots, end) for end in np.eye(spots.shape[1])], axis=0)
+    order = [int(place) for place in np.flatnonzero(distance == 0.0)]
+    distance[order] = -1.0
+    while len(order) < len(points):
+        order.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, _squared(spots, spots[order[-1]]))
+        distance[order[-1]] = -1.0
+    return order
+
+
+def _squared(spots: Spots, spot: Spots) -> Spots:
+    """Return the squared distance of every spot from one."""
+    squared: Spots = np.square(spots - spot).sum(axis=1)
+    return squared
 
 
 def _share(part: int, whole: int) -> float:

@@ -73,6 +73,22 @@ class RunFolder:
         hashes = {name: file_sha256(self.path / name) for name in files}
         record = {"stage": stage, "key": key, "result": result, "files": hashes}
         write_text(self._record_path(stage), json.dumps(record, indent=1))
+        self._points_path(stage).unlink(missing_ok=True)
+
+    def keep_point(self, stage: str, key: str, point: dict[str, Any]) -> None:
+        """Keep a point that `stage` has measured until the stage is finished."""
+        path = self._points_path(stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "point": point}) + "\n")
+
+    def kept_points(self, stage: str, key: str) -> list[dict[str, Any]]:
+        """Return the points that `stage` had measured with this key when it was cut off."""
+        try:
+            lines = self._points_path(stage).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        return [kept["point"] for kept in map(_parsed, lines) if kept and kept["key"] == key]
 
     def remove_leftovers(self, stages: Collection[str]) -> None:
         """Delete what stages wrote that the run no longer has."""
@@ -84,12 +100,19 @@ class RunFolder:
                 for name in record["files"].keys() - wanted:
                     (self.path / name).unlink(missing_ok=True)
                 self._record_path(record["stage"]).unlink(missing_ok=True)
+        kept = {self._points_path(stage) for stage in stages}
+        for path in (self.path / _RECORDS).glob("*.points.jsonl"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def _record(self, stage: str) -> dict[str, Any] | None:
         return self._read(self._record_path(stage))
 
     def _record_path(self, stage: str) -> Path:
         return self.path / _RECORDS / f"{stage.replace('/', '+')}.json"
+
+    def _points_path(self, stage: str) -> Path:
+        return self.path / _RECORDS / f"{stage.replace('/', '+')}.points.jsonl"
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any] | None:
@@ -99,3 +122,12 @@ class RunFolder:
             return None  # never finished, or cut off by something that is not us: redo it
         complete = isinstance(record, dict) and {"stage", "key", "result", "files"} <= record.keys()
         return record if complete else None
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """Return what a line of kept points says; None where the run was killed while writing it."""
+    try:
+        kept = json.loads(line)
+    except ValueError:
+        return None
+    return kept if isinstance(kept, dict) and {"key", "point"} <= kept.keys() else None

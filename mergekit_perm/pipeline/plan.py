@@ -299,13 +299,14 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
             if points:
                 task = f"evaluating {label}, {alignment}"
                 task += "" if calibration == "none" else f", {calibration}"
-                yield Stage(
-                    evaluation_name(alignment, calibration, label),
-                    f"{task}: {len(points)} point{'s' * (len(points) > 1)}",
-                    _evaluation_key(inputs, _family_key(inputs, alignment), calibration, points),
-                    (),
-                    partial(stages.measure_points, alignment, calibration, points, task),
+                name = evaluation_name(alignment, calibration, label)
+                family = _family_key(inputs, alignment)
+                key = _evaluation_key(inputs, family, calibration, points)
+                work = partial(
+                    stages.measure_points, name, key, alignment, calibration, points, task
                 )
+                title = f"{task}: {len(points)} point{'s' * (len(points) > 1)}"
+                yield Stage(name, title, key, (), work)
     for recipe, calibration in itertools.product(inputs.spec.merge, calibrations(inputs)):
         yield Stage(
             evaluation_name("merged", calibration, recipe.name),
@@ -324,9 +325,11 @@ def evaluation_name(alignment: str, calibration: str, label: str) -> str:
 
 def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Weights]) -> str:
     fingerprint = inputs.data.fingerprint if inputs.data else None
-    return digest(
-        _VERSION, key, calibration, points, inputs.splits, fingerprint, inputs.device.type
-    )
+    # Statistics that are estimated again depend on the batches they are estimated on.
+    settings = inputs.spec.evaluate
+    batch_size = settings.batch_size if settings and calibration != "none" else None
+    measured = [calibration, points, inputs.splits, batch_size]
+    return digest(_VERSION, key, measured, fingerprint, inputs.device.type)
 
 
 # --------------------------------------------------------------------------------------- memory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +26,7 @@ from mergekit_perm.spec.models import MergeSpec
 
 State = dict[str, torch.Tensor]
 Result = dict[str, Any]
+Weights = tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Workshop:
     trust_permutations: bool
     _states: dict[str, State] = field(default_factory=dict)
     _module: nn.Module | None = None
+    _engine: tuple[tuple[str, str], evaluate.Engine] | None = None
 
     def state(self, file: str) -> State:
         """Return the weights in `file` of the folder, read once."""
@@ -61,6 +63,31 @@ class Workshop:
         """Return every network by name: as it was ("naive") or after alignment ("aligned")."""
         place = {"naive": network_file, "aligned": aligned_file}[alignment]
         return {name: self.state(place(name)) for name in self.inputs.spec.networks}
+
+    def engine(self, alignment: str, calibration: str) -> evaluate.Engine:
+        """Return what measures mixtures of the family; the last one asked for is kept."""
+        which = alignment, calibration
+        if self._engine is None or self._engine[0] != which:
+            self._engine = None  # before the next one takes its memory
+            family = list(self.family(alignment).values())
+            self._engine = which, self.new_engine(family, calibration)
+        return self._engine[1]
+
+    def new_engine(self, states: Sequence[State], calibration: str) -> evaluate.Engine:
+        """Return what measures mixtures of `states` on the splits of the spec."""
+        inputs = self.inputs
+        if inputs.data is None or inputs.spec.evaluate is None:
+            raise RunError("nothing can be evaluated: the spec has no `data` or no `evaluate`")
+        batch_size = inputs.spec.evaluate.batch_size
+        return evaluate.Engine(
+            self.module(),
+            states,
+            {split: inputs.data.splits[split] for split in inputs.splits},
+            train_split=inputs.data.splits.get("train"),
+            calibration=calibration,
+            device=inputs.device,
+            batch_size=None if batch_size == "auto" else batch_size,
+        )
 
 
 def network_file(name: str) -> str:
@@ -216,50 +243,46 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
 
 
 def measure_points(
-    alignment: str, calibration: str, weights: Sequence[Sequence[float]], task: str, shop: Workshop
+    name: str,
+    key: str,
+    alignment: str,
+    calibration: str,
+    weights: Sequence[Weights],
+    task: str,
+    shop: Workshop,
 ) -> Result:
-    """Measure mixtures of the family at `weights` (one number per network)."""
-    family = list(shop.family(alignment).values())
-    return {"points": _measured(family, weights, calibration, task, shop)}
+    """Measure mixtures of the family at `weights` (one number per network).
+
+    Every point is kept as soon as it is measured, so that a run that is killed goes on from there.
+    """
+    known = shop.folder.kept_points(name, key)
+    measured = evaluate.measure_points(
+        shop.engine(alignment, calibration),
+        weights,
+        known={tuple(p["weights"]): _metrics(p["metrics"]) for p in known},
+        keep=lambda point, found: shop.folder.keep_point(name, key, _plain(point, found)),
+        progress=shop.progress,
+        task=task,
+    )
+    return {"points": [_plain(*each) for each in zip(weights, measured, strict=True)]}
 
 
 def measure_merged(recipe: str, calibration: str, shop: Workshop) -> Result:
     """Measure a merged network."""
-    state = shop.state(f"merged/{recipe}/model.safetensors")
-    return _measured([state], [(1.0,)], calibration, f"evaluating {recipe}", shop)[0]
+    engine = shop.new_engine([shop.state(f"merged/{recipe}/model.safetensors")], calibration)
+    shop.progress(f"evaluating {recipe}", 0, 1)
+    measured = engine.measure((1.0,))
+    shop.progress(f"evaluating {recipe}", 1, 1)
+    return _plain((1.0,), measured)
 
 
-def _measured(
-    states: Sequence[State],
-    weights: Sequence[Sequence[float]],
-    calibration: str,
-    task: str,
-    shop: Workshop,
-) -> list[Result]:
-    inputs = shop.inputs
-    if inputs.data is None or inputs.spec.evaluate is None:
-        raise RunError("nothing can be evaluated: the spec has no `data` or no `evaluate`")
-    measured = evaluate.evaluate_points(
-        shop.module(),
-        states,
-        [tuple(point) for point in weights],
-        {split: inputs.data.splits[split] for split in inputs.splits},
-        train_split=inputs.data.splits.get("train"),
-        calibration=calibration,
-        device=inputs.device,
-        batch_size=inputs.spec.evaluate.batch_size,
-        progress=shop.progress,
-        task=task,
-    )
-    return [
-        {
-            "weights": list(point),
-            "metrics": {
-                split: {"loss": m.loss, "error": m.error, "n": m.n} for split, m in metrics.items()
-            },
-        }
-        for point, metrics in zip(weights, measured, strict=True)
-    ]
+def _plain(weights: Weights, measured: Mapping[str, evaluate.Metrics]) -> Result:
+    metrics = {split: {"loss": m.loss, "error": m.error, "n": m.n} for split, m in measured.items()}
+    return {"weights": list(weights), "metrics": metrics}
+
+
+def _metrics(plain: Mapping[str, Any]) -> dict[str, evaluate.Metrics]:
+    return {split: evaluate.Metrics(**values) for split, values in plain.items()}
 
 
 def timed(work: Callable[[Workshop], Result], shop: Workshop) -> tuple[Result, float]:

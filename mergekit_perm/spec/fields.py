@@ -107,6 +107,10 @@ Ema = Annotated[
     Annotated[bool, Tag("<bool>")] | Annotated[Literal["auto"], Tag("<text>")],
     _by_kind("true, false or auto"),
 ]
+BatchSize = Annotated[
+    Annotated[Count, Tag("<number>")] | Annotated[Literal["auto"], Tag("<text>")],
+    _by_kind("a whole number of examples, or auto"),
+]
 Weight = Annotated[
     Annotated[float, Tag("<number>")] | Annotated[dict[str, float], Tag("<mapping>")],
     _by_kind(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from mergekit_perm.spec.fields import (
+    BatchSize,
     Calibration,
     Calibrations,
     Count,
@@ -184,7 +185,7 @@ class EvaluateSpec(Section):
         simplex: the grid over all networks at once, or None.
         calibration: what is re-estimated after mixing; each choice is measured.
         device: auto, cpu, mps, cuda or cuda:N.
-        batch_size: examples at a time.
+        batch_size: examples at a time; auto is what suits the device, and 512 to calibrate with.
     """
 
     splits: Names = ("train", "test")
@@ -193,7 +194,7 @@ class EvaluateSpec(Section):
     simplex: SimplexSpec | None = None
     calibration: Calibrations = ("none",)
     device: Device = "auto"
-    batch_size: Count = 512
+    batch_size: BatchSize = "auto"
 
 
 class GateSpec(Section):

@@ -28,7 +28,7 @@ def test_batches_come_in_order_every_time() -> None:
     assert len(batches) == 7
 
 
-def test_what_is_in_memory_is_copied_to_an_accelerator_once() -> None:
+def test_what_is_in_memory_is_made_ready_once() -> None:
     split = Split("train", TensorDataset(torch.zeros(7, 2), torch.arange(7)))
     batches = Batches(split, device=ELSEWHERE, batch_size=3)
 
@@ -44,3 +44,19 @@ def test_what_is_not_in_memory_is_read_every_time() -> None:
 
     assert [tuple(x.shape) for x, _ in batches] == [(3, 2), (2, 2)]
     assert next(iter(batches))[0] is not next(iter(batches))[0]
+
+
+def test_images_are_made_ready_in_the_layout_that_is_wanted() -> None:
+    images = torch.randn(5, 3, 4, 4)
+    split = Split("train", TensorDataset(images, torch.arange(5)))
+    for dataset in (split, Split("train", LazyImages())):
+        batches = Batches(
+            dataset, device=torch.device("cpu"), batch_size=2, layout=torch.channels_last
+        )
+        assert all(x.is_contiguous(memory_format=torch.channels_last) for x, _ in batches)
+    assert images.is_contiguous()
+
+
+class LazyImages(Lazy):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.full((3, 4, 4), float(index)), index

@@ -126,7 +126,7 @@ def test_networks_may_change_places(blobs: Data) -> None:
     )
 
     for one, other in zip(ahead, back, strict=True):
-        assert one.barrier == pytest.approx(other.barrier, abs=1e-9)
+        assert one.barrier == pytest.approx(other.barrier, abs=1e-6)
         assert [p.value for p in one.points] == pytest.approx(
             [p.value for p in reversed(other.points)], abs=1e-6
         )
@@ -220,9 +220,10 @@ def test_points_are_mixed_calibrated_and_measured(blobs: Data, calibration: str)
     for point, metrics in zip(weights, found, strict=True):
         module.load_state_dict(mix(list(states.values()), point))
         calibrate(module, calibration, blobs.splits["train"])
-        assert metrics == {
-            name: measure_one(module, blobs.splits[name]) for name in ("train", "test")
-        }
+        for name in ("train", "test"):
+            expected = measure_one(module, blobs.splits[name])
+            assert metrics[name].loss == pytest.approx(expected.loss, rel=1e-5)
+            assert (metrics[name].error, metrics[name].n) == (expected.error, expected.n)
 
 
 def test_calibration_is_done_at_the_endpoints_too(blobs: Data) -> None:

@@ -60,7 +60,39 @@ def test_a_mixer_writes_what_mix_returns(weights: tuple[float, float]) -> None:
     written = mixer.set(weights).state_dict()
 
     expected = mix(states, weights)
-    assert all(torch.equal(written[name], expected[name]) for name in expected)
+    for name, tensor in expected.items():
+        assert written[name].dtype == tensor.dtype
+        torch.testing.assert_close(written[name], tensor, rtol=1e-6, atol=1e-7)
+        assert weights[0] != 1 or torch.equal(written[name], states[0][name])
+
+
+def test_a_mixer_leaves_out_what_has_no_weight() -> None:
+    module, a = network(0)
+    b, c = network(1)[1], network(2)[1]
+    b["0.weight"][0, 0] = math.inf
+
+    written = Mixer(module, [a, b, c]).set((0.25, 0.0, 0.75)).state_dict()
+
+    assert written["0.weight"].isfinite().all()
+
+
+def test_a_mix_of_equal_networks_is_that_network_bit_for_bit() -> None:
+    module, a = network(0)
+    copies = [{name: tensor.clone() for name, tensor in a.items()} for _ in range(3)]
+
+    written = Mixer(module, copies).set((0.2, 0.3, 0.5)).state_dict()
+
+    assert all(torch.equal(written[name], a[name]) for name in a)
+
+
+def test_weights_that_are_no_mix_are_sums_all_the_same() -> None:
+    module, a = network(0)
+    b = network(1)[1]
+
+    written = Mixer(module, [a, b]).set((2.0, -0.5)).state_dict()
+
+    expected = 2 * a["0.weight"].double() - 0.5 * b["0.weight"].double()
+    torch.testing.assert_close(written["0.weight"].double(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_a_mixer_works_on_a_copy() -> None:

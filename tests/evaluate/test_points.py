@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate import barycentre, edge, simplex_grid
+from mergekit_perm.evaluate.points import refining
 
 
 def test_an_edge_goes_from_the_first_network_to_the_second() -> None:
@@ -75,3 +76,26 @@ def test_what_is_refused() -> None:
     with pytest.raises(EvaluationError) as error:
         simplex_grid(3, 0)
     assert str(error.value) == "the grid of a simplex has at least 1 step per edge, not 0"
+
+
+def test_a_path_is_refined_ends_middle_quarters() -> None:
+    points = edge(9)
+    order = refining(points)
+    assert set(order[:2]) == {0, 8}
+    assert order[2] == 4
+    assert set(order[3:5]) == {2, 6}
+    assert set(order[5:]) == {1, 3, 5, 7}
+
+
+@given(st.integers(2, 4), st.integers(1, 6))
+def test_every_point_has_its_turn_networks_first(n: int, grid: int) -> None:
+    points = simplex_grid(n, grid)
+    order = refining(points)
+    assert sorted(order) == list(range(len(points)))
+    assert {points[place] for place in order[:n]} == {p for p in points if max(p) == 1.0}
+
+
+def test_what_is_left_inside_is_refined_without_the_ends() -> None:
+    assert refining(edge(5)[1:-1])[0] == 1
+    assert refining(edge(9)[1:-1])[0] == 3
+    assert refining([]) == []

@@ -35,7 +35,7 @@ def stamps() -> dict[str, int]:
 def test_a_finished_run_does_nothing_again(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pipeline.run(small())
     before = stamps()
-    for module, name in ((train, "fit"), (evaluate, "evaluate_points")):
+    for module, name in ((train, "fit"), (evaluate, "measure_points")):
         monkeypatch.setattr(module, name, refuse)
     assert pipeline.run(small()).barriers == first.barriers
     assert stamps() == before
@@ -49,7 +49,7 @@ def test_a_failed_run_goes_on_where_it_stopped(
         def fail(*_args: Any, **_options: Any) -> Any:
             raise EvaluationError("the device is gone")
 
-        broken.setattr(evaluate, "evaluate_points", fail)
+        broken.setattr(evaluate, "measure_points", fail)
         with pytest.raises(
             EvaluationError, match="evaluate/naive/none/networks: the device is gone"
         ):
@@ -60,6 +60,36 @@ def test_a_failed_run_goes_on_where_it_stopped(
     report = pipeline.run(small())
     assert len(report.barriers) == 32
     assert {name: stamps()[name] for name in before} == before
+
+
+def test_points_that_were_measured_are_kept(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = evaluate.Engine.measure
+    seen: list[Any] = []
+
+    def count(engine: evaluate.Engine, weights: Any) -> Any:
+        seen.append(weights)
+        return measure(engine, weights)
+
+    def stop_in_time(engine: evaluate.Engine, weights: Any) -> Any:
+        if len(seen) == 5:  # after the three networks and two points of the first pair
+            raise KeyboardInterrupt
+        return count(engine, weights)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluate.Engine, "measure", stop_in_time)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(small("evaluate.points=9"))
+    (kept,) = FOLDER.glob(".stages/*.points.jsonl")
+    with kept.open("a", encoding="utf-8") as file:
+        file.write('{"key": "cut o')
+    first = list(seen)
+    monkeypatch.setattr(evaluate.Engine, "measure", count)
+    report = pipeline.run(small("evaluate.points=9"))
+    naive = seen[: seen.index((1.0, 0.0, 0.0), 1)]
+    assert len(naive) == len(set(naive)) and naive[:5] == first
+    assert not list(FOLDER.glob(".stages/*.points.jsonl"))
+    again = pipeline.run(small("evaluate.points=9"), out="out/again")
+    assert again.barriers == report.barriers
 
 
 def test_a_changed_spec_redoes_only_what_depends_on_it(small: Small) -> None:

@@ -248,7 +248,7 @@ def test_every_default_is_written() -> None:
         "  pairs: all\n"
         "  calibration: [none]\n"
         "  device: auto\n"
-        "  batch_size: 512\n"
+        "  batch_size: auto\n"
         "gates: []\n"
     )
 

@@ -50,7 +50,7 @@ class TestDefaults:
             "simplex": None,
             "calibration": ("none",),
             "device": "auto",
-            "batch_size": 512,
+            "batch_size": "auto",
         }
         assert (spec.merge[0].parameters.weight, spec.merge[0].parameters.normalize) == (1.0, True)
         assert spec.merge[0].networks is None

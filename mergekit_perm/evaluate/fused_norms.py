@@ -1,0 +1,206 @@
+"""BatchNorm layers taken into the layers before them, while networks are measured.
+
+In eval mode a BatchNorm is a scale and a shift of every channel. A convolution or linear layer that
+feeds it, and nothing else, can do both: its weights are scaled, its bias shifted, and a pass over
+the activations falls away.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mergekit_perm.devices import in_float64
+
+# Types themselves, not what is derived of them: those may do anything with their weights.
+Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_DTYPES = (torch.float32, torch.float64)
+
+# How far logits may be apart, as a share of the largest, for layers to be taken for fused rightly.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A layer, the BatchNorm that takes in what it gives, and where that stands.
+
+    Attributes:
+        rest: what is left of the BatchNorm when its scale and shift are taken away.
+    """
+
+    layer: Layer
+    norm: _BatchNorm
+    parent: nn.Module
+    name: str
+    rest: nn.Module
+
+
+class FusedNorms:
+    """The BatchNorm layers of a module that can be taken into the layers before them.
+
+    They are found by a trial: which layer gives the very tensor that a BatchNorm takes in, and
+    whether, with random statistics, the network gives the same as before when all are fused. Where
+    it does not, none is.
+    """
+
+    def __init__(self, pairs: Sequence[_Pair]) -> None:
+        self._pairs = tuple(pairs)
+
+    @classmethod
+    def of(cls, module: nn.Module, inputs: torch.Tensor) -> FusedNorms:
+        """Find them. What the module's layers and norms hold is lost: set its weights anew.
+
+        Args:
+            module: in eval mode.
+            inputs: a few examples, on the device of `module`.
+        """
+        found = cls(_pairs(module, inputs))
+        return found if found._gives_the_same(module, inputs) else cls(())
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._pairs)
+
+    @contextmanager
+    def fused(self) -> Iterator[None]:
+        """Fuse them for the block; after it, the weights of their layers must be set anew."""
+        without_bias = [pair.layer for pair in self._pairs if pair.layer.bias is None]
+        try:
+            for pair in self._pairs:
+                _fuse(pair)
+                pair.parent._modules[pair.name] = pair.rest
+            yield
+        finally:
+            for pair in self._pairs:
+                pair.parent._modules[pair.name] = pair.norm
+            for layer in without_bias:
+                layer.bias = None
+
+    def _gives_the_same(self, module: nn.Module, inputs: torch.Tensor) -> bool:
+        generator = torch.Generator().manual_seed(0)
+        for pair in self._pairs:
+            _randomise(pair.norm, generator)
+        try:
+            with torch.no_grad():
+                plain = module(inputs)
+                with self.fused():
+                    fused = module(inputs)
+        except (AttributeError, TypeError, RuntimeError):  # it looks into its norms
+            return False
+        return _alike(plain, fused)
+
+
+def _pairs(module: nn.Module, inputs: torch.Tensor) -> list[_Pair]:
+    """Return the layers and norms between which, in a pass on `inputs`, there is nothing else."""
+    calls: Counter[nn.Module] = Counter()
+    given: dict[int, tuple[Layer, torch.Tensor, int]] = {}
+    taken: dict[_BatchNorm, tuple[torch.Tensor, int]] = {}
+
+    def gives(layer: Layer, _: Any, output: torch.Tensor) -> None:
+        calls[layer] += 1
+        given[id(output)] = layer, output, output._version
+
+    def takes(norm: _BatchNorm, arguments: tuple[torch.Tensor, ...]) -> None:
+        calls[norm] += 1
+        taken[norm] = arguments[0], arguments[0]._version
+
+    hooks = []
+    for each in module.modules():
+        if isinstance(each, _LAYERS) and type(each) in _LAYERS and each.weight.dtype in _DTYPES:
+            hooks.append(each.register_forward_hook(gives))
+        elif isinstance(each, _BatchNorm):
+            hooks.append(each.register_forward_pre_hook(takes))
+    try:
+        with torch.no_grad():
+            module(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    places = {m: (parent, name) for parent in module.modules() for name, m in _children(parent)}
+    pairs = []
+    for norm, (tensor, version) in taken.items():
+        layer, _, before = given.get(id(tensor), (None, tensor, -1))
+        rest = _rest(norm)
+        # An in-place function between them gives the same tensor, and raises its version.
+        if layer is None or rest is None or version != before or norm not in places:
+            continue
+        if calls[layer] == calls[norm] == 1:
+            pairs.append(_Pair(layer, norm, *places[norm], rest))
+    return pairs
+
+
+def _rest(norm: _BatchNorm) -> nn.Module | None:
+    """Return what a BatchNorm does besides scaling and shifting; None where that is not known."""
+    if norm.running_mean is None or norm.running_var is None:
+        return None
+    if type(norm) in _NORMS:
+        return nn.Identity()
+    # Those of timm drop and activate what they have normalised.
+    drop, activate = getattr(norm, "drop", None), getattr(norm, "act", None)
+    if isinstance(drop, nn.Module) and isinstance(activate, nn.Module):
+        return nn.Sequential(drop, activate)
+    return None
+
+
+def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, child) for name, child in parent._modules.items() if child is not None)
+
+
+def _fuse(pair: _Pair) -> None:
+    """Scale the weights and shift the bias of the layer as the norm would what it gives."""
+    layer, norm = pair.layer, pair.norm
+    mean, variance = _statistics(norm)
+    with torch.no_grad():
+        scale = (in_float64(variance) + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * in_float64(norm.weight)
+        bias = 0.0 if layer.bias is None else in_float64(layer.bias)
+        shift = (bias - in_float64(mean)) * scale
+        if norm.bias is not None:
+            shift = shift + in_float64(norm.bias)
+        weight = layer.weight
+        weight.mul_(scale.to(weight).reshape(-1, *[1] * (weight.ndim - 1)))
+        if layer.bias is None:
+            layer.bias = nn.Parameter(shift.to(weight), requires_grad=False)
+        else:
+            layer.bias.copy_(shift)
+
+
+def _randomise(norm: _BatchNorm, generator: torch.Generator) -> None:
+    """Put random statistics, scales and shifts near their own into `norm`."""
+    mean, variance = _statistics(norm)
+    with torch.no_grad():
+        # As in a network that is trained: of the size that activations have.
+        mean.add_(_drawn(mean, generator) * variance.sqrt())
+        variance.mul_(1 + _drawn(variance, generator))
+        if norm.weight is not None:
+            norm.weight.mul_(1 + _drawn(mean, generator))
+        if norm.bias is not None:
+            norm.bias.add_(_drawn(mean, generator))
+
+
+def _drawn(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return numbers from -1/2 to 1/2, drawn on the CPU."""
+    return torch.rand(like.shape, generator=generator).to(like) - 0.5
+
+
+def _statistics(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None, "`_rest` asks for them"
+    return norm.running_mean, norm.running_var
+
+
+def _alike(plain: Any, fused: Any) -> bool:
+    if not isinstance(plain, torch.Tensor) or not isinstance(fused, torch.Tensor):
+        return False
+    apart = float((plain - fused).abs().max())
+    return apart <= _ROUNDING * float(plain.abs().max())

@@ -1,0 +1,179 @@
+"""Measuring points: the same figures however it is done, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from mergekit_perm import networks
+from mergekit_perm.data import Split
+from mergekit_perm.data.batches import Batches
+from mergekit_perm.errors import EvaluationError
+from mergekit_perm.evaluate import Engine, Metrics, calibrate, edge, engine, measure, mix
+from mergekit_perm.weighted import State
+
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+RESNET = {"depth": 8, "width": 4, "norm": "batch_norm", "num_classes": 10, "img_size": 8}
+
+
+@pytest.fixture
+def splits() -> dict[str, Split]:
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name, count in (("train", 90), ("test", 41)):
+        inputs = torch.randn(count, 3, 8, 8, generator=generator)
+        labels = torch.randint(10, (count,), generator=generator)
+        found[name] = Split(name, TensorDataset(inputs, labels))
+    return found
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    return networks.build("resnet_cifar", RESNET, seed=9)
+
+
+@pytest.fixture
+def states(splits: dict[str, Split]) -> list[State]:
+    found = []
+    for seed in (0, 1):
+        network = networks.build("resnet_cifar", RESNET, seed=seed)
+        calibrate(network, "batch_norm", splits["train"])
+        found.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+    return found
+
+
+@pytest.mark.parametrize("calibration", ["none", "batch_norm"])
+@pytest.mark.parametrize("batch_size", [7, 64, None])
+def test_figures_are_those_of_plain_passes_within_rounding(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    calibration: str,
+    batch_size: int | None,
+) -> None:
+    ready = Engine(
+        module, states, splits, train_split=splits["train"], calibration=calibration, device=CPU,
+        batch_size=batch_size,
+    )  # fmt: skip
+    for point in edge(5):
+        found = ready.measure(point)
+        module.load_state_dict(mix(states, point))
+        calibrate(module, calibration, splits["train"], batch_size=batch_size or 512)
+        for name, split in splits.items():
+            plain = measure(module, split, batch_size=13)
+            assert found[name].loss == pytest.approx(plain.loss, rel=1e-5)
+            assert (found[name].error, found[name].n) == (plain.error, plain.n)
+
+
+def test_a_point_gives_the_same_again_whatever_came_before(
+    module: nn.Module, states: list[State], splits: dict[str, Split]
+) -> None:
+    ready = Engine(
+        module, states, splits, train_split=splits["train"], calibration="batch_norm", device=CPU
+    )
+    first = ready.measure((0.3, 0.7))
+    ready.measure((1.0, 0.0))
+    assert ready.measure((0.3, 0.7)) == first
+
+
+def test_nothing_that_was_given_changes(
+    module: nn.Module, states: list[State], splits: dict[str, Split]
+) -> None:
+    before = [{k: v.clone() for k, v in s.items()} for s in (module.state_dict(), *states)]
+    Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
+    for state, kept in zip((module.state_dict(), *states), before, strict=True):
+        assert all(torch.equal(state[name], kept[name]) for name in kept)
+        assert all(state[name].is_contiguous() for name in kept)
+
+
+def scarce(monkeypatch: pytest.MonkeyPatch, most: int, error: RuntimeError) -> list[int]:
+    """Let the device have memory for `most` examples at a time; return the batches it was given."""
+    given: list[int] = []
+    plain = engine.measure_batches
+
+    def measured(module: nn.Module, batches: Batches) -> Metrics:
+        largest = max(len(labels) for _, labels in batches)
+        given.append(largest)
+        if largest > most:
+            raise error
+        return plain(module, batches)
+
+    monkeypatch.setattr(engine, "measure_batches", measured)
+    return given
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_fewer_examples_at_a_time_where_memory_runs_out(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+) -> None:
+    plenty = Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
+    given = scarce(monkeypatch, 20, error)
+    ready = Engine(module, states, splits, device=CPU, batch_size=64)
+    found = ready.measure((0.5, 0.5))
+    assert ready.batch_size == 16
+    assert given == [64, 32, 16, 16]
+    for name in splits:
+        assert found[name].loss == pytest.approx(plenty[name].loss, rel=1e-5)
+        assert found[name].error == plenty[name].error
+    ready.measure((0.2, 0.8))
+    assert given[4:] == [16, 16]
+
+
+def test_memory_that_holds_no_example_is_an_error(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scarce(monkeypatch, 0, torch.OutOfMemoryError("out of memory"))
+    with pytest.raises(EvaluationError, match="cpu has too little memory for one example"):
+        Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
+
+
+def test_memory_that_runs_out_in_calibration_says_what_to_do(
+    module: nn.Module, states: list[State], splits: dict[str, Split]
+) -> None:
+    class Hungry(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> Any:
+            if any(layer.training for layer in self.inner.modules()):
+                raise torch.OutOfMemoryError("out of memory")
+            return self.inner(x)
+
+    states = [{f"inner.{name}": tensor for name, tensor in state.items()} for state in states]
+    ready = Engine(
+        Hungry(module), states, splits, train_split=splits["train"], calibration="batch_norm",
+        device=CPU,
+    )  # fmt: skip
+    with pytest.raises(EvaluationError, match="to calibrate; make `batch_size` smaller"):
+        ready.measure((0.5, 0.5))
+
+
+def test_other_errors_are_not_taken_for_that(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scarce(monkeypatch, 0, RuntimeError("sizes do not match"))
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
