@@ -33,8 +33,9 @@ _FEW = 4
 class Engine:
     """Measures mixes of `states` on `splits`; what all points share is made ready once.
 
-    The module is copied. Networks are mixed into the copy in place, on the device, where data that
-    are in memory stay as well. Images and weights are channels-last where the module takes that.
+    The module is copied, unless it may be used `in_place`: that and the networks are then all the
+    weights there are. Networks are mixed into it on the device, where data that are in memory stay
+    as well. Images and weights are channels-last where the module takes that.
     BatchNorm layers right behind a convolution or a linear layer are taken into it.
 
     Figures do not depend on batch size, layout and fused layers but for rounding.
@@ -53,10 +54,16 @@ class Engine:
         calibration: str = "none",
         device: torch.device,
         batch_size: int | None = None,
+        in_place: bool = False,
     ) -> None:
-        """Make ready; see `evaluate_points` for the arguments."""
+        """Make ready; see `evaluate_points` for the other arguments.
+
+        Args:
+            in_place: use the module itself, not a copy. Its weights are lost, it is in eval mode
+                and on the device afterwards, and no other engine may use it at the same time.
+        """
         self._splits, self._device = splits, device
-        self._mixer = Mixer(module, states, device=device)
+        self._mixer = Mixer(module, states, device=device, in_place=in_place)
         self._mixer.set([1.0] + [0.0] * (len(states) - 1))
         self._layout, self._norms = self._suited()
         self.batch_size = batch_size or (_ON_CPU if device.type == "cpu" else _ON_ACCELERATOR)

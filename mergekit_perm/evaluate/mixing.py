@@ -44,7 +44,8 @@ class Mixer:
     are those of `mix` up to rounding.
 
     Attributes:
-        module: the copy, in eval mode; holds the module's own weights until the first `set`.
+        module: a copy in eval mode, which holds its own weights until the first `set`; the very
+            module that was given where it may be used `in_place`.
 
     Raises:
         EvaluationError: no states, or states that differ from one another or from the module in
@@ -59,11 +60,13 @@ class Mixer:
         states: Sequence[State],
         *,
         device: str | torch.device = "cpu",
+        in_place: bool = False,
     ) -> None:
         _check(states)
         if problem := mismatch({"the module": module.state_dict(), "the network": states[0]}):
             raise EvaluationError(f"{problem}; build the module with the networks' architecture")
-        self.module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
+        own = module if in_place else copy.deepcopy(module)
+        self.module = own.to(device).eval().requires_grad_(False)
         # Views of the copy's parameters and buffers: writing to them writes to the module.
         self._targets = self.module.state_dict()
         self._sources = [

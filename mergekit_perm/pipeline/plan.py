@@ -340,13 +340,13 @@ def peak_memory(inputs: Inputs) -> int:
 
     Alignment is taken to hold eight copies of every network. That is about what `mixed` holds of
     ResNets; weight matching holds half of it, and methods with soft members hold more of networks
-    of few wide layers. Evaluation holds both families, the module and one mixture.
+    of few wide layers. Evaluation holds one family, and the module that it is mixed into.
     """
     entries = sum(_count(shape) for shape in inputs.shapes.values())
     count, single = len(inputs.spec.networks), 4 * entries
     aligning = count * single * (8 if inputs.spec.align else 1)
     aligning += _data_bytes(inputs) if inputs.spec.looks_at != "weights" else 0
-    evaluating = (2 * count + 3) * single + _data_bytes(inputs)
+    evaluating = (count + 1) * single + _data_bytes(inputs)
     return _INTERPRETER + max(aligning, evaluating)
 
 

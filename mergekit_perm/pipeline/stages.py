@@ -54,7 +54,7 @@ class Workshop:
         self._states[file] = state
 
     def module(self) -> nn.Module:
-        """Return the one module that every network is evaluated in."""
+        """Return the one module that every network is evaluated in; its weights are anyone's."""
         if self._module is None:
             self._module = networks.build(self.inputs.architecture, self.inputs.options, seed=0)
         return self._module
@@ -68,12 +68,22 @@ class Workshop:
         """Return what measures mixtures of the family; the last one asked for is kept."""
         which = alignment, calibration
         if self._engine is None or self._engine[0] != which:
-            self._engine = None  # before the next one takes its memory
+            self._release()
             family = list(self.family(alignment).values())
-            self._engine = which, self.new_engine(family, calibration)
+            self._engine = which, self._new_engine(family, calibration)
         return self._engine[1]
 
-    def new_engine(self, states: Sequence[State], calibration: str) -> evaluate.Engine:
+    def engine_of(self, file: str, calibration: str) -> evaluate.Engine:
+        """Return what measures the one network in `file` of the folder."""
+        self._release()
+        return self._new_engine([self.state(file)], calibration)
+
+    def _release(self) -> None:
+        """Forget what the next engine needs no memory for; networks can be read again."""
+        self._engine = None
+        self._states.clear()
+
+    def _new_engine(self, states: Sequence[State], calibration: str) -> evaluate.Engine:
         """Return what measures mixtures of `states` on the splits of the spec."""
         inputs = self.inputs
         if inputs.data is None or inputs.spec.evaluate is None:
@@ -87,6 +97,7 @@ class Workshop:
             calibration=calibration,
             device=inputs.device,
             batch_size=None if batch_size == "auto" else batch_size,
+            in_place=True,
         )
 
 
@@ -269,7 +280,7 @@ def measure_points(
 
 def measure_merged(recipe: str, calibration: str, shop: Workshop) -> Result:
     """Measure a merged network."""
-    engine = shop.new_engine([shop.state(f"merged/{recipe}/model.safetensors")], calibration)
+    engine = shop.engine_of(f"merged/{recipe}/model.safetensors", calibration)
     shop.progress(f"evaluating {recipe}", 0, 1)
     measured = engine.measure((1.0,))
     shop.progress(f"evaluating {recipe}", 1, 1)

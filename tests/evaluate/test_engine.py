@@ -92,6 +92,15 @@ def test_nothing_that_was_given_changes(
         assert all(state[name].is_contiguous() for name in kept)
 
 
+def test_a_module_may_be_used_in_place(
+    module: nn.Module, states: list[State], splits: dict[str, Split]
+) -> None:
+    copied = Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
+    weight = module.get_parameter("conv1.weight")
+    assert Engine(module, states, splits, device=CPU, in_place=True).measure((0.5, 0.5)) == copied
+    assert module.get_parameter("conv1.weight") is weight
+
+
 def scarce(monkeypatch: pytest.MonkeyPatch, most: int, error: RuntimeError) -> list[int]:
     """Let the device have memory for `most` examples at a time; return the batches it was given."""
     given: list[int] = []
