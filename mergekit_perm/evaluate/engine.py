@@ -20,14 +20,15 @@ from mergekit_perm.weighted import State
 if TYPE_CHECKING:
     from mergekit_perm.data import Split
 
-# How many examples at a time keep a CPU's caches or an accelerator busy. Statistics that are
-# estimated again depend on how many there are, so for them it is one number everywhere.
-_ON_CPU = 256
-_ON_ACCELERATOR = 4096
+# How many examples at a time keep a CPU's caches or an accelerator busy.
+ON_CPU = 256
+ON_ACCELERATOR = 4096
+
+# Statistics that are estimated again depend on how many there are: one number for all devices.
 _CALIBRATING = 512
 
 # How many examples tell what suits a network.
-_FEW = 4
+_FEW = 2
 
 
 class Engine:
@@ -66,7 +67,7 @@ class Engine:
         self._mixer = Mixer(module, states, device=device, in_place=in_place)
         self._mixer.set([1.0] + [0.0] * (len(states) - 1))
         self._layout, self._norms = self._suited()
-        self.batch_size = batch_size or (_ON_CPU if device.type == "cpu" else _ON_ACCELERATOR)
+        self.batch_size = batch_size or (ON_CPU if device.type == "cpu" else ON_ACCELERATOR)
         self._batches = self._made_ready()
         self._calibrate = calibrator(
             calibration,

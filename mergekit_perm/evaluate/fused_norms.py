@@ -7,6 +7,7 @@ the activations falls away.
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,16 +104,19 @@ class FusedNorms:
 def _pairs(module: nn.Module, inputs: torch.Tensor) -> list[_Pair]:
     """Return the layers and norms between which, in a pass on `inputs`, there is nothing else."""
     calls: Counter[nn.Module] = Counter()
-    given: dict[int, tuple[Layer, torch.Tensor, int]] = {}
-    taken: dict[_BatchNorm, tuple[torch.Tensor, int]] = {}
+    given: dict[int, tuple[Layer, weakref.ref[torch.Tensor], int]] = {}
+    before: dict[_BatchNorm, Layer] = {}
 
     def gives(layer: Layer, _: Any, output: torch.Tensor) -> None:
         calls[layer] += 1
-        given[id(output)] = layer, output, output._version
+        given[id(output)] = layer, weakref.ref(output), output._version
 
     def takes(norm: _BatchNorm, arguments: tuple[torch.Tensor, ...]) -> None:
         calls[norm] += 1
-        taken[norm] = arguments[0], arguments[0]._version
+        found = given.get(id(arguments[0]))
+        # An in-place function between them gives the same tensor, and raises its version.
+        if found and found[1]() is arguments[0] and found[2] == arguments[0]._version:
+            before[norm] = found[0]
 
     hooks = []
     for each in module.modules():
@@ -128,13 +132,9 @@ def _pairs(module: nn.Module, inputs: torch.Tensor) -> list[_Pair]:
             hook.remove()
     places = {m: (parent, name) for parent in module.modules() for name, m in _children(parent)}
     pairs = []
-    for norm, (tensor, version) in taken.items():
-        layer, _, before = given.get(id(tensor), (None, tensor, -1))
+    for norm, layer in before.items():
         rest = _rest(norm)
-        # An in-place function between them gives the same tensor, and raises its version.
-        if layer is None or rest is None or version != before or norm not in places:
-            continue
-        if calls[layer] == calls[norm] == 1:
+        if rest is not None and norm in places and calls[layer] == calls[norm] == 1:
             pairs.append(_Pair(layer, norm, *places[norm], rest))
     return pairs
 

@@ -1,4 +1,4 @@
-"""RESULTS.md from the figures that the benchmarks of solvers keep beside it.
+"""RESULTS.md from the figures that benchmarks keep beside it.
 
 python -m tests.benchmarks.results
 """
@@ -47,7 +47,7 @@ def where(device: str) -> str:
 def write() -> None:
     """Write the page from all figures there are."""
     parts = [
-        "# Alignment, measured\n",
+        "# Alignment and evaluation, measured\n",
         "Made by `pytest -m bench tests/benchmarks`; the figures are in results/, and "
         "`python -m tests.benchmarks.results` writes this page from them.\n",
     ]
@@ -223,6 +223,35 @@ def _scaling(rows: Rows) -> str:
     )
 
 
+def _evaluation(rows: Rows) -> str:
+    body = []
+    for r in rows:
+        bare = min(r["plain"], r["channels last"])
+        body.append([
+            r["data"], str(r["threads"]), f"{r['engine']:.2f}", f"{bare:.2f}", f"{r['usual']:.2f}",
+            f"{r['engine'] / bare:.2f}", f"{r['usual'] / r['engine']:.2f}",
+        ])  # fmt: skip
+    head = ["data", "threads", "engine, s", "bare passes, s", "usual loop, s",
+            "engine / bare", "usual / engine"]  # fmt: skip
+    return (
+        "## A pair of ResNet-20: 25 points on two splits\n\n"
+        "Bare passes: as many batches of the same size through one network that stays as it is, in "
+        "inference mode and the better layout. The usual loop loads every mix into the network and "
+        "makes a DataLoader for every split. Best of three each, in one process. "
+        "`pytest -m bench tests/benchmarks/test_evaluation_speed.py`\n\n" + table(head, body)
+    )
+
+
+def _memory(rows: Rows) -> str:
+    body = [[f"{r['parameters'] / 1e6:.0f} M", f"{r['copies']:.2f}"] for r in rows]
+    return (
+        "## Memory of evaluating a pair\n\nHow many copies of one network's weights a pair takes "
+        "at its peak, the networks themselves among them. "
+        "`pytest -m bench tests/benchmarks/test_evaluation_speed.py`\n\n"
+        + table(["parameters", "copies"], body)
+    )
+
+
 SECTIONS: Mapping[str, Callable[[Rows], str]] = {
     "barriers": _barriers,
     "pair_speed": _speed,
@@ -230,6 +259,8 @@ SECTIONS: Mapping[str, Callable[[Rows], str]] = {
     "joint_objective": _objectives,
     "planted": _planted,
     "scaling": _scaling,
+    "evaluation": _evaluation,
+    "evaluation_memory": _memory,
 }
 
 if __name__ == "__main__":
