@@ -138,16 +138,29 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders or reports.")],
     metric: Annotated[str | None, typer.Option(help="Only loss, or only error.")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="FIGURE", help="Order runs by a line, such as simplex; lowest first."),
+    ] = None,
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="A line for every value.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
 ) -> None:
     """Show the barrier reports of several runs side by side, with differences to the first."""
     from rich.console import Console
 
-    from mergekit_perm.report import Report, compare, render_comparison
+    from mergekit_perm.report import Report, compare, render_comparison, to_csv, to_markdown
 
-    comparison = compare([Report.load(path) for path in runs], metric=metric, split=split)
+    if as_json + as_csv + as_markdown > 1:
+        raise typer.BadParameter("choose one of --json, --csv and --markdown")
+    loaded = [Report.load(path) for path in runs]
+    comparison = compare(loaded, metric=metric, split=split, sort=sort)
     if as_json:
         typer.echo(json.dumps(comparison.to_json(), indent=2))
+    elif as_csv:
+        typer.echo(to_csv(comparison), nl=False)
+    elif as_markdown:
+        typer.echo(to_markdown(comparison), nl=False)
     else:
         render_comparison(comparison, Console())
 

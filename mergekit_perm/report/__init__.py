@@ -1,7 +1,16 @@
 """Reports: what a run found out, as data, in a terminal, and beside other runs."""
 
 from mergekit_perm.report.compare import Comparison, compare, render_comparison
+from mergekit_perm.report.exports import to_csv, to_markdown
 from mergekit_perm.report.model import Report
 from mergekit_perm.report.terminal import render
 
-__all__ = ["Comparison", "Report", "compare", "render", "render_comparison"]
+__all__ = [
+    "Comparison",
+    "Report",
+    "compare",
+    "render",
+    "render_comparison",
+    "to_csv",
+    "to_markdown",
+]

@@ -37,6 +37,16 @@ class ComparedRow:
     values: tuple[float | None, ...]
     kinds: tuple[str, ...]
 
+    @property
+    def full_label(self) -> str:
+        """The label, and how the networks were placed."""
+        return self.label if self.alignment is None else f"{self.label}, {self.alignment}"
+
+    def is_called(self, figure: str) -> bool:
+        """Tell whether `figure` means this line: by its label, with or without the alignment."""
+        label = "simplex" if self.label.startswith("simplex of ") else self.label
+        return figure in (self.label, self.full_label, label, f"{label}, {self.alignment}")
+
     def is_best(self, place: int) -> bool:
         """Tell whether a run has the lowest value of at least two runs that saw the same.
 
@@ -72,6 +82,14 @@ class Comparison:
     curves: tuple[ComparedCurve, ...]
     alignments: tuple[tuple[str, str] | None, ...]
 
+    @staticmethod
+    def difference(row: ComparedRow, place: int) -> float | None:
+        """Return how far a run is from the first in `row`; None where that is no number."""
+        value, first = row.values[place], row.values[0]
+        if place == 0 or value is None or first is None:
+            return None
+        return value - first if math.isfinite(value) and math.isfinite(first) else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain data."""
         return {
@@ -88,7 +106,7 @@ class Comparison:
                     "figure": row.label,
                     "alignment": row.alignment,
                     "values": plain(row.values),
-                    "differences": [_difference(row, place) for place in range(len(self.runs))],
+                    "differences": [self.difference(row, place) for place in range(len(self.runs))],
                 }
                 for row in self.rows
             ],
@@ -96,7 +114,11 @@ class Comparison:
 
 
 def compare(
-    reports: Sequence[Report], *, metric: str | None = None, split: str | None = None
+    reports: Sequence[Report],
+    *,
+    metric: str | None = None,
+    split: str | None = None,
+    sort: str | None = None,
 ) -> Comparison:
     """Return the barriers of `reports` side by side.
 
@@ -104,10 +126,15 @@ def compare(
         reports: at least one.
         metric: only this one, "loss" or "error".
         split: only this one.
+        sort: put the runs in the order of this figure, the lowest first: the label of a line, such
+            as "simplex" or "merged: mean". Of several lines with that label it is the first, of
+            aligned networks where there are any.
 
     Raises:
-        RunError: no report has the metric or split that is asked for.
+        RunError: no report has the metric, split or figure that is asked for.
     """
+    if sort is not None:
+        reports = _sorted(reports, compare(reports, metric=metric, split=split), sort)
     if not reports:
         raise RunError("there is nothing to compare; name at least one run")
     found: dict[tuple[Case, str, str | None], list[float | None]] = {}
@@ -136,6 +163,24 @@ def compare(
     )
     cases = dict.fromkeys(row.case for row in rows)
     return Comparison(_names(reports), rows, tuple(_curves(reports, cases)), alignments)
+
+
+def _sorted(reports: Sequence[Report], found: Comparison, figure: str) -> list[Report]:
+    """Return `reports` by the values of a figure in `found`, those without one last."""
+    labels = dict.fromkeys(row.label for row in found.rows)
+    rows = [row for row in found.rows if row.is_called(figure)]
+    if not rows:
+        raise RunError(
+            f"no run has the figure '{figure}'{suggest(figure, labels)}; "
+            f"there is {', '.join(labels) or 'no barrier at all'}"
+        )
+    row = next((row for row in rows if row.alignment == "aligned"), rows[0])
+
+    def height(place: int) -> float:
+        value = row.values[place]
+        return math.inf if value is None or math.isnan(value) else value
+
+    return [reports[place] for place in sorted(range(len(reports)), key=height)]
 
 
 def _values(report: Report) -> Iterator[tuple[Case, str, str | None, float | None]]:
@@ -178,13 +223,6 @@ def _names(reports: Sequence[Report]) -> tuple[str, ...]:
     )
 
 
-def _difference(row: ComparedRow, place: int) -> float | None:
-    value, first = row.values[place], row.values[0]
-    if place == 0 or value is None or first is None:
-        return None
-    return value - first if math.isfinite(value) and math.isfinite(first) else None
-
-
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print `comparison`: a block of columns after the other where they do not fit side by side."""
     marks = marks_for(console.encoding)
@@ -222,7 +260,9 @@ def _lines(comparison: Comparison, case: Case, marks: str) -> list[tuple[str, li
     """Return the label of every line of a case, and its cell for every run."""
     chosen_rows = [row for row in comparison.rows if row.case == case]
     columns = [_column(chosen_rows, place) for place in range(len(comparison.runs))]
-    found = [(_label(row), [column[i] for column in columns]) for i, row in enumerate(chosen_rows)]
+    found = [
+        (row.full_label, [column[i] for column in columns]) for i, row in enumerate(chosen_rows)
+    ]
     chosen = [compared for compared in comparison.curves if compared.case == case]
     heights = [height for c in chosen for curve in c.curves for height in curve or ()]
     top = max((height for height in heights if math.isfinite(height)), default=0.0)
@@ -231,10 +271,6 @@ def _lines(comparison: Comparison, case: Case, marks: str) -> list[tuple[str, li
         label = f"worst curve, {compared.alignment}"
         found.append((label, [Text(picture or "-") for picture in pictures]))
     return found
-
-
-def _label(row: ComparedRow) -> str:
-    return row.label if row.alignment is None else f"{row.label}, {row.alignment}"
 
 
 def _blocks(
@@ -265,7 +301,7 @@ def _column(rows: Sequence[ComparedRow], place: int) -> list[Text]:
 
 
 def _change(row: ComparedRow, place: int) -> str:
-    change = _difference(row, place)
+    change = Comparison.difference(row, place)
     if change is None:
         return ""
     text = number(change, metric=row.case.metric)

@@ -147,6 +147,22 @@ def test_compare_puts_runs_side_by_side(run: Run) -> None:
     assert all(row["differences"][1] == row["values"][1] - row["values"][0] for row in rows)
 
 
+def test_compare_for_other_programs_and_in_order(run: Run) -> None:
+    run("run", "tiny.yaml")
+    run("run", "tiny.yaml", "--set", "align.seed=1", "--set", "name=second")
+    lines = run("compare", "out/tiny", "out/second", "--csv")[1].splitlines()
+    assert lines[0].startswith("run,method,saw,split,metric,calibration,figure,alignment,value")
+    assert {line.split(",")[0] for line in lines[1:]} == {"tiny", "second"}
+    assert "### test loss" in run("compare", "out/tiny", "out/second", "--markdown")[1]
+    code, _, err = run("compare", "out/tiny", "--csv", "--json")
+    assert code == 2
+    assert "choose one of --json, --csv and --markdown" in err
+    figure = lines[1].split(",")[6]
+    rows = json.loads(run("compare", "out/tiny", "out/second", "--sort", figure, "--json")[1])
+    chosen = [r for r in rows["rows"] if (r["figure"], r["alignment"]) == (figure, "aligned")]
+    assert chosen[0]["values"] == sorted(chosen[0]["values"])
+
+
 def test_compare_refuses_what_is_not_there(run: Run) -> None:
     run("run", "tiny.yaml")
     assert run("compare", "out/tiny", "--split", "tset")[2] == (
