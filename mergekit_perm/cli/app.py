@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergekit_perm import __version__
+from mergekit_perm.cli.live import live_progress
 from mergekit_perm.cli.permspec import permspec_app
 from mergekit_perm.cli.permute import permute
-from mergekit_perm.cli.shared import AsJson, progress_bars
+from mergekit_perm.cli.shared import AsJson
 from mergekit_perm.errors import PermMergeError, RunError, SpecError, suggest
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def run(
     from mergekit_perm import pipeline
 
     folder = out or pipeline.default_folder(loaded)
-    with progress_bars() as progress:
+    with live_progress() as progress:
         report = pipeline.run(
             loaded,
             out=folder,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergekit_perm.cli.shared import AsJson, Options, pairs, progress_bars
+from mergekit_perm.cli.live import live_progress
+from mergekit_perm.cli.shared import AsJson, Options, pairs
 from mergekit_perm.errors import SpecError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def permspec_verify(
         raise SpecError(f"{file}: names no architecture; give one with --architecture")
     fresh = derive.probe(built, {**spec.options, **pairs(options)}, spec)
     bound = spec.bind(fresh.shapes) if piped else derive.from_file(file, fresh.shapes).spec
-    with progress_bars() as progress:
+    with live_progress() as progress:
         proof = derive.verify(
             bound, fresh.module, fresh.inputs, shapes=fresh.shapes, progress=progress
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,13 @@ import torch
 from torch import nn
 
 from mergekit_perm.devices import device as find_device
-from mergekit_perm.evaluate.barriers import Barrier
+from mergekit_perm.evaluate.barriers import Barrier, excess
 from mergekit_perm.evaluate.calibration import has_batch_norm
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics
 from mergekit_perm.evaluate.pairs import known
 from mergekit_perm.evaluate.paths import Values, paths_between
-from mergekit_perm.evaluate.points import Weights, refining
+from mergekit_perm.evaluate.points import Weights, refining, vertex
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.weighted import State
 
@@ -71,6 +72,7 @@ def measure_points(
     weights: Sequence[Weights],
     *,
     known: Mapping[Weights, dict[str, Metrics]] | None = None,
+    ends: Mapping[Weights, dict[str, Metrics]] | None = None,
     keep: Callable[[Weights, dict[str, Metrics]], None] | None = None,
     progress: Progress = silent,
     task: str = "evaluating",
@@ -81,19 +83,36 @@ def measure_points(
         engine: of the networks.
         weights: one tuple per point.
         known: what is known of some points already; they are not measured again.
+        ends: what is known of the networks themselves, where they are not among the points.
         keep: called with every point that has been measured, as soon as it is.
-        progress: called as `progress(task, points done, points)`.
+        progress: called as `progress(task, points done, points, note)`; the note says how high the
+            loss of the first split has been above the mix of the networks' own so far.
         task: what to call this in `progress`.
     """
-    found = dict(known or {})
+    found, highest = dict(known or {}), -math.inf
     for done, place in enumerate(refining(weights), start=1):
         point = weights[place]
         if point not in found:
             found[point] = engine.measure(point)
             if keep is not None:
                 keep(point, found[point])
-        progress(task, done, len(weights))
+        highest = max(highest, _excess(point, {**(ends or {}), **found}))
+        note = [] if highest == -math.inf else [f"highest excess {highest:.4f}"]
+        progress(task, done, len(weights), *note)
     return [found[point] for point in weights]
+
+
+def _excess(point: Weights, found: Mapping[Weights, Mapping[str, Metrics]]) -> float:
+    """Return the excess of the loss at `point` on the first split; -inf where it is not known."""
+    own = [found.get(vertex(len(point), place)) for place in range(len(point))]
+    known = [
+        (weight, metrics) for weight, metrics in zip(point, own, strict=True) if weight and metrics
+    ]
+    split = next(iter(found[point]), None)
+    if split is None or len(known) < sum(weight != 0 for weight in point):
+        return -math.inf
+    ends = [metrics[split].loss for _, metrics in known]
+    return excess([weight for weight, _ in known], found[point][split].loss, ends)
 
 
 def barrier(

@@ -20,10 +20,10 @@ from mergekit_perm.pipeline.plan import (
     Weights,
     alignments,
     calibrations,
-    evaluation_name,
     paths,
     point_sets,
 )
+from mergekit_perm.pipeline.stages import evaluation_name
 from mergekit_perm.report import Report
 
 Results = Mapping[str, Mapping[str, Any]]

@@ -299,7 +299,7 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
             if points:
                 task = f"evaluating {label}, {alignment}"
                 task += "" if calibration == "none" else f", {calibration}"
-                name = evaluation_name(alignment, calibration, label)
+                name = stages.evaluation_name(alignment, calibration, label)
                 family = _family_key(inputs, alignment)
                 key = _evaluation_key(inputs, family, calibration, points)
                 work = partial(
@@ -309,18 +309,13 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
                 yield Stage(name, title, key, (), work)
     for recipe, calibration in itertools.product(inputs.spec.merge, calibrations(inputs)):
         yield Stage(
-            evaluation_name("merged", calibration, recipe.name),
+            stages.evaluation_name("merged", calibration, recipe.name),
             f"evaluating merged network {recipe.name}"
             + ("" if calibration == "none" else f", {calibration}"),
             _evaluation_key(inputs, _merge_key(inputs, recipe.name), calibration, []),
             (),
             partial(stages.measure_merged, recipe.name, calibration),
         )
-
-
-def evaluation_name(alignment: str, calibration: str, label: str) -> str:
-    """Return the name of the stage that measures one set of points."""
-    return f"evaluate/{alignment}/{calibration}/{label}"
 
 
 def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Weights]) -> str:

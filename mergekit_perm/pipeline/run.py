@@ -52,15 +52,16 @@ def run(
     loaded = spec if isinstance(spec, RunSpec) else run_specs.load(spec)
     folder = RunFolder(Path(out) if out is not None else default_folder(loaded))
     folder.claim(loaded.name, force=force)
+    results: dict[str, dict[str, Any]] = {}
     shop = Workshop(
         inputs=gather(loaded, device=device),
         folder=folder,
         progress=progress,
         use_cache=not force,
         trust_permutations=trust_permutations,
+        results=results,
     )
     stages = list_stages(shop.inputs)
-    results: dict[str, dict[str, Any]] = {}
     with _explaining_full_disk(folder, results):
         write_text(folder.path / SPEC, run_specs.resolved(loaded))
         for stage in stages:

@@ -31,7 +31,11 @@ Weights = tuple[float, ...]
 
 @dataclass(slots=True)
 class Workshop:
-    """Where stages work: the folder, the inputs, and networks kept in memory between stages."""
+    """Where stages work: the folder, the inputs, and networks kept in memory between stages.
+
+    Attributes:
+        results: of the stages that are finished, by name.
+    """
 
     inputs: Inputs
     folder: RunFolder
@@ -40,6 +44,7 @@ class Workshop:
     trust_permutations: bool
     _states: dict[str, State] = field(default_factory=dict)
     _module: nn.Module | None = None
+    results: Mapping[str, Result] = field(default_factory=dict)
     _engine: tuple[tuple[str, str], evaluate.Engine] | None = None
 
     def state(self, file: str) -> State:
@@ -253,6 +258,11 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     return {"file": file}
 
 
+def evaluation_name(alignment: str, calibration: str, label: str) -> str:
+    """Return the name of the stage that measures one set of points."""
+    return f"evaluate/{alignment}/{calibration}/{label}"
+
+
 def measure_points(
     name: str,
     key: str,
@@ -267,10 +277,12 @@ def measure_points(
     Every point is kept as soon as it is measured, so that a run that is killed goes on from there.
     """
     known = shop.folder.kept_points(name, key)
+    networks = shop.results.get(evaluation_name(alignment, calibration, "networks"), {})
     measured = evaluate.measure_points(
         shop.engine(alignment, calibration),
         weights,
-        known={tuple(p["weights"]): _metrics(p["metrics"]) for p in known},
+        known=_read(known),
+        ends=_read(networks.get("points", [])),
         keep=lambda point, found: shop.folder.keep_point(name, key, _plain(point, found)),
         progress=shop.progress,
         task=task,
@@ -292,8 +304,13 @@ def _plain(weights: Weights, measured: Mapping[str, evaluate.Metrics]) -> Result
     return {"weights": list(weights), "metrics": metrics}
 
 
-def _metrics(plain: Mapping[str, Any]) -> dict[str, evaluate.Metrics]:
-    return {split: evaluate.Metrics(**values) for split, values in plain.items()}
+def _read(points: Sequence[Result]) -> dict[Weights, dict[str, evaluate.Metrics]]:
+    return {
+        tuple(point["weights"]): {
+            split: evaluate.Metrics(**values) for split, values in point["metrics"].items()
+        }
+        for point in points
+    }
 
 
 def timed(work: Callable[[Workshop], Result], shop: Workshop) -> tuple[Result, float]:

@@ -140,7 +140,7 @@ def test_a_simplex_holds_grid_edges_and_barycentre_each_evaluated_once(product, 
         data,
         simplex=6,
         device="cpu",
-        progress=lambda task, done, total: steps.append((task, done, total)),
+        progress=lambda task, done, total, note="": steps.append((task, done, total)),
     )
 
     whole = find(found, kind="simplex", split="train", metric="loss")
@@ -251,7 +251,7 @@ def test_without_batch_norm_its_calibration_costs_nothing(product, data: Data) -
         points=3,
         calibration=["none", "batch_norm"],
         device="cpu",
-        progress=lambda _task, done, _total: steps.append(done),
+        progress=lambda _task, done, _total, _note="": steps.append(done),
     )
 
     assert steps == list(range(1, 7))
@@ -315,3 +315,16 @@ def test_one_network_is_no_family(product, data: Data) -> None:
 
 def test_nothing_asked_is_nothing_measured(product, data: Data) -> None:
     assert barrier(STATES, product(), data, pairs="none", device="cpu") == ()
+
+
+def test_progress_says_how_high_the_loss_has_been(product, data: Data) -> None:
+    notes: list[str] = []
+    states = {"a": product(2.0, 1.0).state_dict(), "b": product(-2.0, -1.0).state_dict()}
+    found = barrier(
+        states, product(), data, points=9, device="cpu",
+        progress=lambda _task, _done, _total, note="": notes.append(note),
+    )  # fmt: skip
+    highest = find(found, split="train", metric="loss").barrier
+    assert notes[0] == notes[1] == "highest excess 0.0000"
+    assert notes[2] == notes[-1] == f"highest excess {highest:.4f}"
+    assert highest > 0.1

@@ -263,3 +263,20 @@ def test_a_network_that_does_not_take_the_data_is_refused_at_once(
     with pytest.raises(RunError, match=said):
         pipeline.run(small(options))
     assert not Path("out").exists()
+
+
+def test_progress_of_a_path_says_how_high_it_is(small: Callable[..., RunSpec]) -> None:
+    notes: dict[str, str] = {}
+
+    def listen(task: str, _done: int, _total: int, note: str = "", /) -> None:
+        notes[task] = note
+
+    report = pipeline.run(small(), progress=listen)
+    (first,) = (
+        b for b in report.barriers
+        if (b.networks, b.alignment, b.calibration) == (("a", "b"), "naive", "none")
+        and (b.split, b.metric) == (report.barriers[0].split, "loss")
+    )  # fmt: skip
+    assert float(notes["evaluating a+b, naive"].removeprefix("highest excess ")) == pytest.approx(
+        max(first.barrier, 0.0), abs=1e-4
+    )
