@@ -157,8 +157,16 @@ class Split:
         loader: DataLoader[Any] = DataLoader(
             chosen, batch_size, num_workers=self.workers, generator=torch.Generator()
         )
-        for inputs, labels in loader:
-            yield inputs.to(device), labels.to(device, torch.int64)
+        try:
+            for inputs, labels in loader:
+                yield inputs.to(device), labels.to(device, torch.int64)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"split '{self.name}': a process that reads examples has died, most often for "
+                f"lack of memory; try fewer `workers` than {self.workers} ({error})"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

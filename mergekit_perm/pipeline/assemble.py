@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -160,7 +161,27 @@ def _notes(inputs: Inputs, results: Results) -> list[str]:
             "The permutation spec was trusted, not proven (--trust-permspec): if it is wrong, the "
             "aligned networks are not the networks that were given."
         )
-    return notes
+    return [*notes, *_not_finite(inputs, results)]
+
+
+def _not_finite(inputs: Inputs, results: Results) -> Iterator[str]:
+    """Yield where losses are infinite or no numbers, by alignment, calibration and split."""
+    if inputs.spec.evaluate is None:
+        return
+    names = list(inputs.spec.networks)
+    for alignment, calibration in itertools.product(alignments(inputs), calibrations(inputs)):
+        values = _values(inputs, results, alignment, calibration)
+        for split in inputs.splits:
+            bad = [w for w, measured in values.items() if not math.isfinite(measured[split].loss)]
+            if bad:
+                shares = zip(bad[0], names, strict=True)
+                first = " + ".join(f"{weight:.4g} {name}" for weight, name in shares if weight)
+                where = alignment if calibration == "none" else f"{alignment}, {calibration}"
+                yield (
+                    f"The loss on {split} is {values[bad[0]][split].loss} at {first} ({where}), "
+                    f"one of {len(bad)} mixtures where it is no finite number; barriers that have "
+                    "such a point are infinite."
+                )
 
 
 def _provenance(inputs: Inputs, results: Results, folder: RunFolder) -> Plain:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -124,3 +126,18 @@ def test_labels_that_do_not_belong_to_the_inputs() -> None:
     with pytest.raises(DataError) as caught:
         InMemory(torch.zeros(3, 2), torch.zeros(3))
     assert str(caught.value) == "classes are whole numbers, not torch.float32"
+
+
+class Fatal(Squares):
+    """Its fourth example kills the process that reads it."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 3 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_reader_that_dies_is_an_error_that_says_what_to_do() -> None:
+    split = Split("train", Fatal(), workers=1)
+    with pytest.raises(DataError, match=r"split 'train': a process that reads .* fewer `workers`"):
+        list(split.batches(2))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mergekit_perm import checkpoints, networks, pipeline, yaml_document
+from mergekit_perm import checkpoints, evaluate, networks, pipeline, yaml_document
 from mergekit_perm.errors import PermutationSpecError, RunError
 from mergekit_perm.evaluate import mix
 from mergekit_perm.permspec import PermutationSpec
@@ -272,11 +274,34 @@ def test_progress_of_a_path_says_how_high_it_is(small: Callable[..., RunSpec]) -
         notes[task] = note
 
     report = pipeline.run(small(), progress=listen)
-    (first,) = (
-        b for b in report.barriers
-        if (b.networks, b.alignment, b.calibration) == (("a", "b"), "naive", "none")
-        and (b.split, b.metric) == (report.barriers[0].split, "loss")
+    split = report.barriers[0].split
+    (first,) = barriers(
+        report, networks=("a", "b"), alignment="naive", calibration="none", split=split,
+        metric="loss",
     )  # fmt: skip
     assert float(notes["evaluating a+b, naive"].removeprefix("highest excess ")) == pytest.approx(
         max(first.barrier, 0.0), abs=1e-4
     )
+
+
+def test_a_loss_that_is_no_number_is_reported_with_its_point(
+    small: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = evaluate.Engine.measure
+
+    def broken(engine: evaluate.Engine, weights: Any) -> Any:
+        found = measure(engine, weights)
+        if tuple(weights) == (0.5, 0.5, 0.0):
+            found["test"] = replace(found["test"], loss=math.nan)
+        return found
+
+    monkeypatch.setattr(evaluate.Engine, "measure", broken)
+    report = pipeline.run(small("evaluate.points=3"))
+    (naive, *_) = [note for note in report.notes if "no finite number" in note]
+    assert naive.startswith(
+        "The loss on test is nan at 0.5 a + 0.5 b (naive), one of 1 mixtures where"
+    )
+    again = pipeline.run(small("evaluate.points=3"))  # from its record
+    assert again.notes == report.notes
+    pair = barriers(report, kind="pair", networks=("a", "b"), split="test", metric="loss")
+    assert {barrier.barrier for barrier in pair} == {math.inf}
