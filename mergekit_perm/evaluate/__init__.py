@@ -8,7 +8,14 @@ from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure
 from mergekit_perm.evaluate.mixing import Mixer, mix
 from mergekit_perm.evaluate.paths import Path, paths_between
-from mergekit_perm.evaluate.points import barycentre, edge, simplex_grid, vertex
+from mergekit_perm.evaluate.points import (
+    barycentre,
+    edge,
+    simplex_grid,
+    simplex_samples,
+    vertex,
+)
+from mergekit_perm.evaluate.search import search_simplex
 
 __all__ = [
     "CALIBRATIONS",
@@ -32,6 +39,8 @@ __all__ = [
     "measure_points",
     "mix",
     "paths_between",
+    "search_simplex",
     "simplex_grid",
+    "simplex_samples",
     "vertex",
 ]

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from mergekit_perm.devices import device as find_device
-from mergekit_perm.evaluate.barriers import Barrier, excess
+from mergekit_perm.evaluate.barriers import Barrier
 from mergekit_perm.evaluate.calibration import has_batch_norm
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics
 from mergekit_perm.evaluate.pairs import known
 from mergekit_perm.evaluate.paths import Values, paths_between
-from mergekit_perm.evaluate.points import Weights, refining, vertex
+from mergekit_perm.evaluate.points import Weights, refining
+from mergekit_perm.evaluate.search import height, search_simplex
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.weighted import State
 
@@ -96,23 +97,10 @@ def measure_points(
             found[point] = engine.measure(point)
             if keep is not None:
                 keep(point, found[point])
-        highest = max(highest, _excess(point, {**(ends or {}), **found}))
+        highest = max(highest, height(point, {**(ends or {}), **found}))
         note = [] if highest == -math.inf else [f"highest excess {highest:.4f}"]
         progress(task, done, len(weights), *note)
     return [found[point] for point in weights]
-
-
-def _excess(point: Weights, found: Mapping[Weights, Mapping[str, Metrics]]) -> float:
-    """Return the excess of the loss at `point` on the first split; -inf where it is not known."""
-    own = [found.get(vertex(len(point), place)) for place in range(len(point))]
-    known = [
-        (weight, metrics) for weight, metrics in zip(point, own, strict=True) if weight and metrics
-    ]
-    split = next(iter(found[point]), None)
-    if split is None or len(known) < sum(weight != 0 for weight in point):
-        return -math.inf
-    ends = [metrics[split].loss for _, metrics in known]
-    return excess([weight for weight, _ in known], found[point][split].loss, ends)
 
 
 def barrier(
@@ -123,6 +111,9 @@ def barrier(
     points: int = 25,
     pairs: str | Sequence[Sequence[str]] = "all",
     simplex: int | None = None,
+    samples: int = 0,
+    search: int = 0,
+    seed: int = 0,
     splits: Sequence[str] | None = None,
     calibration: str | Sequence[str] = "none",
     reference: str | None = None,
@@ -147,6 +138,10 @@ def barrier(
         points: points per path, both ends included.
         pairs: ``all``, ``none``, ``spokes``, ``far_edges``, or a list of pairs of names.
         simplex: steps per edge of the simplex over all networks; None leaves it out.
+        samples: random points of the simplex besides, uniformly distributed.
+        search: how many points to measure besides where the loss of the first split may be highest;
+            see `search_simplex`.
+        seed: of the random points.
         splits: the names of the splits to measure, or None for all.
         calibration: one or more names in `CALIBRATIONS`. Without BatchNorm in the module,
             ``batch_norm`` has nothing to do and gives the values of ``none``.
@@ -163,7 +158,10 @@ def barrier(
             device that is not there.
     """
     names = tuple(states)
-    paths = paths_between(names, pairs, reference=reference, points=points, simplex=simplex)
+    paths = paths_between(
+        names, pairs, reference=reference, points=points, simplex=simplex, samples=samples,
+        seed=seed,
+    )  # fmt: skip
     chosen = _splits(data, splits)
     calibrations = [calibration] if isinstance(calibration, str) else list(calibration)
     place = find_device(device) if isinstance(device, str) else device
@@ -172,22 +170,20 @@ def barrier(
     for name in calibrations:
         effective = name if has_batch_norm(module) or name != "batch_norm" else "none"
         if effective not in values:
-            measured = evaluate_points(
-                module,
-                list(states.values()),
-                needed,
-                chosen,
-                train_split=data.splits.get("train"),
-                calibration=effective,
-                device=place,
-                batch_size=batch_size,
-                progress=progress,
-                task=task,
-            )
-            values[effective] = dict(zip(needed, measured, strict=True))
+            engine = Engine(
+                module, list(states.values()), chosen, train_split=data.splits.get("train"),
+                calibration=effective, device=place, batch_size=batch_size,
+            )  # fmt: skip
+            measured = measure_points(engine, needed, progress=progress, task=task)
+            found = dict(zip(needed, measured, strict=True))
+            if simplex is not None and search:
+                found |= search_simplex(
+                    engine, found, grid=simplex, count=search, progress=progress
+                )
+            values[effective] = found
         values[name] = values[effective]
     return tuple(
-        path.barrier(names, values[name], name, split, metric, alignment)
+        path.with_all(values[name]).barrier(names, values[name], name, split, metric, alignment)
         for path in paths
         for name in calibrations
         for split in chosen

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.barriers import Barrier, Kind, Point, from_points
 from mergekit_perm.evaluate.metrics import Metrics
 from mergekit_perm.evaluate.pairs import known, select, spoke
-from mergekit_perm.evaluate.points import Weights, edge, simplex_grid
+from mergekit_perm.evaluate.points import Weights, edge, simplex_grid, simplex_samples
 
 Values = Mapping[Weights, Mapping[str, Metrics]]
 
@@ -28,6 +28,12 @@ class Path:
         for weights in self.weights:
             by_name = dict(zip(self.networks, weights, strict=True))
             yield tuple(by_name.get(name, 0.0) for name in names)
+
+    def with_all(self, points: Iterable[Weights]) -> Path:
+        """Return the path with `points` too, where it is a simplex: they are weights of all."""
+        if self.kind == "pair":
+            return self
+        return replace(self, weights=tuple(dict.fromkeys([*self.weights, *points])))
 
     def barrier(
         self,
@@ -60,6 +66,8 @@ def paths_between(
     reference: str | None,
     points: int,
     simplex: int | None,
+    samples: int = 0,
+    seed: int = 0,
 ) -> list[Path]:
     """Return the paths that `barrier` measures: each pair, then the simplex; see its arguments.
 
@@ -72,7 +80,10 @@ def paths_between(
     chosen = select(pairs, names, reference=centre)
     paths = [Path("pair", pair, spoke(pair, centre), edge(points)) for pair in chosen]
     if simplex is not None:
-        inner = simplex_grid(len(names), simplex)
+        inner = [
+            *simplex_grid(len(names), simplex),
+            *simplex_samples(len(names), samples, seed=seed),
+        ]
         edges = (point for path in paths for point in path.points(names))
         paths.append(Path("simplex", names, None, tuple(dict.fromkeys([*inner, *edges]))))
     return paths

@@ -47,6 +47,12 @@ def simplex_grid(n: int, grid: int) -> tuple[Weights, ...]:
     return tuple(dict.fromkeys([*weights, barycentre(n)]))
 
 
+def simplex_samples(n: int, count: int, *, seed: int = 0) -> tuple[Weights, ...]:
+    """Return `count` random weights of `n` networks, uniformly distributed over the simplex."""
+    drawn = np.random.default_rng(seed).dirichlet(np.ones(n), size=count)
+    return tuple(tuple(weights) for weights in drawn.tolist())
+
+
 def vertex(n: int, index: int) -> Weights:
     """Return the weights of network `index` alone, among `n`."""
     return tuple(1.0 if i == index else 0.0 for i in range(n))

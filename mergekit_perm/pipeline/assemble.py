@@ -93,7 +93,8 @@ def _barriers(inputs: Inputs, results: Results) -> list[Barrier]:
         for path, split, metric in itertools.product(
             paths(inputs), inputs.splits, evaluate.METRICS
         ):
-            found.append(path.barrier(names, values, calibration, split, metric, alignment))
+            wide = path.with_all(values)
+            found.append(wide.barrier(names, values, calibration, split, metric, alignment))
     return found
 
 
@@ -105,9 +106,10 @@ def _values(
         tuple(point["weights"]): {
             split: Metrics(**metrics) for split, metrics in point["metrics"].items()
         }
-        for label, wanted in point_sets(inputs).items()
-        if wanted
-        for point in results[evaluation_name(alignment, calibration, label)]["points"]
+        for label in [*(label for label, wanted in point_sets(inputs).items() if wanted), "search"]
+        for point in results.get(evaluation_name(alignment, calibration, label), {"points": ()})[
+            "points"
+        ]
     }
 
 

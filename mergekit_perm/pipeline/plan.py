@@ -97,7 +97,7 @@ def make_plan(spec: RunSpec, *, out: str | Path | None = None, device: str | Non
     inputs = gather(spec, device=device)
     folder = RunFolder(default_folder(spec) if out is None else Path(out))
     steps = tuple(Step(stage, _status(stage, inputs, folder)) for stage in list_stages(inputs))
-    return Plan(steps, peak_memory(inputs), len(list(_all_points(inputs))))
+    return Plan(steps, peak_memory(inputs), len(list(_all_points(inputs))) + _searched(inputs))
 
 
 def default_folder(spec: RunSpec) -> Path:
@@ -261,6 +261,8 @@ def paths(inputs: Inputs) -> list[evaluate.Path]:
         reference=spec.align.reference if spec.align else None,
         points=settings.points,
         simplex=settings.simplex.grid if settings.simplex else None,
+        samples=settings.simplex.samples if settings.simplex else 0,
+        seed=settings.simplex.seed if settings.simplex else 0,
     )
 
 
@@ -292,6 +294,12 @@ def _all_points(inputs: Inputs) -> Iterator[tuple[str, str, Weights]]:
                 yield alignment, calibration, point
 
 
+def _searched(inputs: Inputs) -> int:
+    simplex = inputs.spec.evaluate.simplex if inputs.spec.evaluate else None
+    times = len(alignments(inputs)) * len(calibrations(inputs))
+    return 0 if simplex is None else simplex.search * times
+
+
 def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
     sets = point_sets(inputs)
     for alignment, calibration in itertools.product(alignments(inputs), calibrations(inputs)):
@@ -307,6 +315,7 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
                 )
                 title = f"{task}: {len(points)} point{'s' * (len(points) > 1)}"
                 yield Stage(name, title, key, (), work)
+        yield from _search_stage(inputs, alignment, calibration, sets)
     for recipe, calibration in itertools.product(inputs.spec.merge, calibrations(inputs)):
         yield Stage(
             stages.evaluation_name("merged", calibration, recipe.name),
@@ -316,6 +325,25 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
             (),
             partial(stages.measure_merged, recipe.name, calibration),
         )
+
+
+def _search_stage(
+    inputs: Inputs, alignment: str, calibration: str, sets: dict[str, list[Weights]]
+) -> Iterator[Stage]:
+    """Yield the stage that looks for the highest point of the simplex, from all that are known."""
+    simplex = inputs.spec.evaluate.simplex if inputs.spec.evaluate else None
+    if simplex is None or not simplex.search or "simplex" not in sets:
+        return
+    name = stages.evaluation_name(alignment, calibration, "search")
+    points = list(itertools.chain.from_iterable(sets.values()))
+    family = _family_key(inputs, alignment)
+    key = digest(_evaluation_key(inputs, family, calibration, points), simplex.grid, simplex.search)
+    task = f"searching simplex, {alignment}"
+    task += "" if calibration == "none" else f", {calibration}"
+    work = partial(
+        stages.search_simplex, name, key, alignment, calibration, simplex.grid, simplex.search, task
+    )
+    yield Stage(name, f"{task}: {simplex.search} points at most", key, (), work)
 
 
 def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Weights]) -> str:

@@ -290,6 +290,35 @@ def measure_points(
     return {"points": [_plain(*each) for each in zip(weights, measured, strict=True)]}
 
 
+def search_simplex(
+    name: str,
+    key: str,
+    alignment: str,
+    calibration: str,
+    grid: int,
+    count: int,
+    task: str,
+    shop: Workshop,
+) -> Result:
+    """Measure up to `count` more points where the simplex may be highest, and keep each."""
+    others = evaluation_name(alignment, calibration, "")
+    measured: dict[Weights, dict[str, evaluate.Metrics]] = {}
+    for stage, result in shop.results.items():
+        if stage.startswith(others):
+            measured |= _read(result["points"])
+    found = evaluate.search_simplex(
+        shop.engine(alignment, calibration),
+        measured,
+        grid=grid,
+        count=count,
+        known=_read(shop.folder.kept_points(name, key)),
+        keep=lambda point, metrics: shop.folder.keep_point(name, key, _plain(point, metrics)),
+        progress=shop.progress,
+        task=task,
+    )
+    return {"points": [_plain(*each) for each in found.items()]}
+
+
 def measure_merged(recipe: str, calibration: str, shop: Workshop) -> Result:
     """Measure a merged network."""
     engine = shop.engine_of(f"merged/{recipe}/model.safetensors", calibration)

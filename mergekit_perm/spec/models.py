@@ -169,9 +169,19 @@ class MergeSpec(Section):
 
 
 class SimplexSpec(Section):
-    """A grid on the simplex of all networks: weights that are multiples of 1/grid."""
+    """Points of the simplex of all networks.
+
+    Attributes:
+        grid: all weights that are multiples of 1/grid.
+        samples: so many random points besides, uniformly distributed.
+        seed: of these.
+        search: so many points besides, each where the loss of the first split may be highest.
+    """
 
     grid: Count
+    samples: Size = 0
+    seed: Seed = 0
+    search: Size = 0
 
 
 class EvaluateSpec(Section):

@@ -305,3 +305,15 @@ def test_a_loss_that_is_no_number_is_reported_with_its_point(
     assert again.notes == report.notes
     pair = barriers(report, kind="pair", networks=("a", "b"), split="test", metric="loss")
     assert {barrier.barrier for barrier in pair} == {math.inf}
+
+
+def test_a_simplex_is_searched_for_its_highest_point(small: Small) -> None:
+    plain = pipeline.run(small())
+    wide = pipeline.run(small("evaluate.simplex={grid: 3, samples: 4, search: 12}"))
+    for one, other in zip(plain.barriers, wide.barriers, strict=True):
+        assert other.barrier >= one.barrier
+        more = len(other.points) - len(one.points)
+        assert (4 <= more <= 16) if one.kind == "simplex" else more == 0
+    plan = pipeline.make_plan(small("evaluate.simplex={grid: 3, samples: 4, search: 12}"))
+    assert {step.status for step in plan.steps} == {"done"}
+    assert plan.points == pipeline.make_plan(small()).points + 2 * (4 + 12)

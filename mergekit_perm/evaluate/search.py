@@ -1,0 +1,104 @@
+"""Looking for the highest point of a simplex, from the highest that is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+
+from mergekit_perm.evaluate.barriers import excess
+from mergekit_perm.evaluate.engine import Engine
+from mergekit_perm.evaluate.metrics import Metrics
+from mergekit_perm.evaluate.points import Weights, vertex
+from mergekit_perm.progress import Progress, silent
+
+Measured = Mapping[Weights, Mapping[str, Metrics]]
+
+# The finest steps, as a share of those of the grid.
+_FINEST = 64
+
+
+def search_simplex(
+    engine: Engine,
+    measured: Measured,
+    *,
+    grid: int,
+    count: int,
+    known: Mapping[Weights, dict[str, Metrics]] | None = None,
+    keep: Callable[[Weights, dict[str, Metrics]], None] | None = None,
+    progress: Progress = silent,
+    task: str = "searching the simplex",
+) -> dict[Weights, dict[str, Metrics]]:
+    """Measure up to `count` more points where the loss of the first split may be highest.
+
+    A pattern search: from the highest point so far, weight is moved from one network to another in
+    steps of half a cell of the grid; where none is higher, steps are halved. It ends before `count`
+    where steps are a 64th of a cell, or where an excess is infinite already.
+
+    Args:
+        engine: of the networks.
+        measured: the points that are known, the networks themselves among them.
+        grid: steps per edge of the grid that was measured.
+        count: points at most.
+        known: points of an earlier search of the same simplex; they are not measured again.
+        keep: called with every point that has been measured, as soon as it is.
+        progress: called as `progress(task, points done, count, note)`.
+        task: what to call this in `progress`.
+
+    Returns:
+        What was found, by the weights, in the order of the search.
+    """
+    found: dict[Weights, dict[str, Metrics]] = {}
+    heights = {point: height(point, measured) for point in measured}
+    for done in range(count):
+        highest = max(heights.values())
+        progress(task, done, count, f"highest excess {highest:.4f}")
+        point = next_point(heights, grid)
+        if point is None or math.isinf(highest):
+            break
+        if known and point in known:
+            found[point] = known[point]
+        else:
+            found[point] = engine.measure(point)
+            if keep is not None:
+                keep(point, found[point])
+        heights[point] = height(point, {**measured, point: found[point]})
+    progress(task, count, count, f"highest excess {max(heights.values()):.4f}")
+    return found
+
+
+def next_point(heights: Mapping[Weights, float], grid: int) -> Weights | None:
+    """Return where to look next, given the heights of points; None where steps are finest."""
+    best = max(heights, key=lambda point: heights[point])
+    finer = 2
+    while finer <= _FINEST:
+        for point in _around(best, Fraction(1, grid * finer)):
+            if point not in heights:
+                return point
+        finer *= 2
+    return None
+
+
+def height(point: Weights, measured: Measured) -> float:
+    """Return the excess of the loss at `point` on the first split; -inf where it is not known."""
+    own = [measured.get(vertex(len(point), place)) for place in range(len(point))]
+    known = [
+        (weight, metrics) for weight, metrics in zip(point, own, strict=True) if weight and metrics
+    ]
+    split = next(iter(measured[point]), None)
+    if split is None or len(known) < sum(weight != 0 for weight in point):
+        return -math.inf
+    ends = [metrics[split].loss for _, metrics in known]
+    return excess([weight for weight, _ in known], measured[point][split].loss, ends)
+
+
+def _around(point: Weights, step: Fraction) -> Iterator[Weights]:
+    """Yield the points that have `step` more of one network and less of another."""
+    exact = [Fraction(weight).limit_denominator(10**6) for weight in point]
+    for less in range(len(point)):
+        for more in range(len(point)):
+            if less != more and exact[less] >= step:
+                moved = list(exact)
+                moved[less] -= step
+                moved[more] += step
+                yield tuple(map(float, moved))
