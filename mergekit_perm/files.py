@@ -35,6 +35,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` in one step (see `replacing`)."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def file_sha256(path: Path) -> str:
     """Return the hex SHA-256 of the bytes of `path`."""
     with path.open("rb") as stream:

@@ -68,6 +68,7 @@ def test_the_commands_are_many_enough() -> None:
     assert {shlex.split(command)[1] for command in COMMANDS} == {
         "check",
         "plan",
+        "report",
         "run",
         "compare",
         "permspec",

@@ -169,10 +169,34 @@ def compare(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a report.json.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it as one HTML file instead.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write its figures as PNG and SVG instead.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the report of a finished run again."""
-    _show_report(run, as_json=as_json)
+    """Show the report of a finished run again, or write it as HTML and pictures."""
+    if html is None and figures is None:
+        _show_report(run, as_json=as_json)
+        return
+    if as_json:
+        raise typer.BadParameter("--json prints the report; choose it, or --html and --figures")
+    from mergekit_perm.report import Report
+
+    loaded = Report.load(run)
+    if html is not None:
+        from mergekit_perm.report.html import save_html
+
+        save_html(loaded, html)
+        typer.echo(f"{html}: open it in a browser")
+    if figures is not None:
+        from mergekit_perm.report.figures import figures as figures_of
+        from mergekit_perm.report.pictures import save_figures
+
+        written = save_figures(figures_of(loaded), figures)
+        typer.echo(f"{figures}: {len(written)} files")
 
 
 def _load(text: str, overrides: list[str] | None) -> RunSpec:

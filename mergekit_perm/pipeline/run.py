@@ -18,6 +18,7 @@ from mergekit_perm.pipeline.plan import Stage, default_folder, list_stages
 from mergekit_perm.pipeline.stages import Workshop, timed
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.report import Report
+from mergekit_perm.report.html import save_html
 from mergekit_perm.spec import RunSpec
 
 
@@ -69,6 +70,7 @@ def run(
         folder.remove_leftovers({stage.name for stage in stages})
         report = assemble.report(shop.inputs, results, folder)
         report.save(folder.path / "report.json")
+        save_html(report, folder.path / "report.html")
     return report
 
 

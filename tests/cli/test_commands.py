@@ -136,6 +136,19 @@ def test_plan_tells_what_would_run(run: Run) -> None:
     assert {stage["status"] for stage in json.loads(out)["stages"]} == {"done"}
 
 
+def test_a_report_is_written_as_html_and_pictures(run: Run) -> None:
+    run("run", "tiny.yaml")
+    text = Path("out/tiny/report.html").read_text(encoding="utf-8")
+    code, out, _ = run("report", "out/tiny", "--html", "again.html", "--figures", "pictures")
+    assert code == 0
+    assert out.startswith("again.html: open it in a browser\npictures: ")
+    assert Path("again.html").read_text(encoding="utf-8") == text
+    pictures = sorted(file.name for file in Path("pictures").iterdir())
+    assert f"pictures: {len(pictures)} files\n" in out
+    assert {"curves-test-loss-none-aligned.png", "groups.svg"} <= set(pictures)
+    assert run("report", "out/tiny", "--html", "x.html", "--json")[0] == 2
+
+
 def test_compare_puts_runs_side_by_side(run: Run) -> None:
     run("run", "tiny.yaml")
     run("run", "tiny.yaml", "--set", "align.seed=1", "--set", "name=second")

@@ -38,6 +38,7 @@ def test_a_run_writes_what_the_design_says(small: Small) -> None:
         "spec.yaml",
         "permspec.yaml",
         "report.json",
+        "report.html",
         *(
             f"{kind}/{n}.safetensors"
             for kind in ("networks", "permutations", "aligned")

@@ -1,0 +1,105 @@
+"""Figures of a report: what they show, that they are valid, and that pictures of them are there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+from PIL import Image
+
+from mergekit_perm.report import Report
+from mergekit_perm.report.figures import Figure, figures
+from mergekit_perm.report.pictures import save_figures
+
+Make = Callable[..., Report]
+
+
+def by_name(report: Report) -> dict[str, Figure]:
+    return {figure.name: figure for figure in figures(report)}
+
+
+def records(figure: Figure, layer: int | None = None) -> list[dict[str, Any]]:
+    found = figure.chart.to_dict(validate=False)
+    part = found if layer is None else found["layer"][layer]
+    values: list[dict[str, Any]] = found["datasets"][part.get("data", found.get("data"))["name"]]
+    return values
+
+
+def test_every_kind_is_there_in_every_case(make_report: Make) -> None:
+    found = figures(make_report())
+    cases = ["train loss", "train error", "test loss", "test error"]
+    for kind in ("Curves", "Simplex", "Barriers of pairs"):
+        for alignment in ("naive", "aligned"):
+            of_kind = [f.case for f in found if f.kind == f"{kind}, {alignment}"]
+            assert of_kind == cases
+    assert [f.title for f in found if not f.case] == ["Similarity by group"]
+    names = [figure.name for figure in found]
+    assert len(set(names)) == len(names)
+
+
+def test_specifications_are_valid(make_report: Make) -> None:
+    for figure in figures(make_report()):
+        alt.Chart.from_dict(figure.chart.to_dict(validate=True))
+
+
+def test_curves_are_the_excesses_of_every_pair(make_report: Make) -> None:
+    found = by_name(make_report())
+    loss = records(found["curves-test-loss-none-naive"])
+    assert {record["pair"] for record in loss} == {"a - b", "a - c", "b - c"}
+    first = [(r["share"], r["excess"]) for r in loss if r["pair"] == "b - c"]
+    assert first == [(0.0, 0.0), (0.25, 0.25), (0.5, 1.0), (0.75, 0.25), (1.0, 0.0)]
+    error = records(found["curves-test-error-none-naive"])
+    assert max(record["excess"] for record in error) == 50.0  # percentage points
+
+
+def test_simplexes_have_corners_and_a_ring_round_the_highest(make_report: Make) -> None:
+    figure = by_name(make_report())["simplex-test-loss-none-naive"]
+    dots, (ring,) = records(figure, 1), records(figure, 2)
+    places = {(round(r["x"], 6), round(r["y"], 6)) for r in dots}
+    assert {(0.0, 0.0), (1.0, 0.0), (0.5, round(math.sqrt(3) / 2, 6)), (0.5, 0.0)} < places
+    assert ring["mixture"] == "0.5 a, 0.5 b"
+    assert ring["excess"] == 1.0
+    assert len(dots) == 5
+
+
+def test_matrices_are_symmetric(make_report: Make) -> None:
+    figure = by_name(make_report())["matrix-test-loss-none-aligned"]
+    values = {(r["one"], r["other"]): r["barrier"] for r in records(figure)}
+    assert values["a", "c"] == values["c", "a"] == 0.03125
+    assert len(values) == 6
+
+
+def test_what_is_infinite_or_missing_is_left_out(make_report: Make) -> None:
+    report = make_report()
+    (first, *rest) = report.barriers
+    broken = replace(first.points[2], value=math.inf)
+    points = (*first.points[:2], broken, *first.points[3:])
+    report = replace(
+        report, alignment=None, barriers=(replace(first, barrier=math.inf, points=points), *rest)
+    )
+    found = by_name(report)
+    curve = [r for r in records(found["curves-train-loss-none-naive"]) if r["pair"] == "a - b"]
+    assert [r["share"] for r in curve] == [0.0, 0.25, 0.75, 1.0]
+    assert ("a", "b") not in {
+        (r["one"], r["other"]) for r in records(found["matrix-train-loss-none-naive"])
+    }
+    assert "groups" not in found
+    assert figures(replace(report, barriers=())) == []
+
+
+def test_pictures_are_drawn(make_report: Make, tmp_path: Path) -> None:
+    chosen = [f for f in figures(make_report()) if "test-loss" in f.name or f.name == "groups"]
+    written = save_figures(chosen, tmp_path / "pictures")
+    assert len(written) == 2 * len(chosen) == 14
+    for file in written:
+        if file.suffix == ".svg":
+            assert file.read_text(encoding="utf-8").startswith("<svg")
+        else:
+            with Image.open(file) as image:
+                assert min(image.size) > 200
+                colours = image.convert("RGB").getcolors(1 << 24)
+                assert colours is not None and len(colours) > 10

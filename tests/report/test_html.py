@@ -1,0 +1,90 @@
+"""The HTML report, by itself and in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mergekit_perm.report import Report
+from mergekit_perm.report.figures import figures
+from mergekit_perm.report.html import save_html, to_html
+
+Make = Callable[..., Report]
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+def test_it_needs_nothing_from_elsewhere(make_report: Make) -> None:
+    text = to_html(make_report())
+    page = re.sub(r"(<script[^>]*>).*?</script>", r"\1", text, flags=re.DOTALL)
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", page)
+    assert "http" not in page and "@import" not in page
+    assert page.count("</html>") == 1
+    assert len(text) > 500_000  # the library itself
+
+
+def test_it_has_every_figure_with_a_place_a_link_and_a_caption(make_report: Make) -> None:
+    report = make_report()
+    text = to_html(report)
+    match = re.search(r'id="figures">(.*?)</script>', text, re.DOTALL)
+    assert match is not None
+    specifications = json.loads(match[1])
+    assert list(specifications) == [f"figure-{figure.name}" for figure in figures(report)]
+    for name in specifications:
+        assert text.count(f'id="{name}"') == 1
+        assert text.count(f'href="#{name}"') == 1
+    assert text.count("<figcaption>") == len(specifications)
+
+
+def test_it_says_what_the_terminal_says(make_report: Make) -> None:
+    text = to_html(replace(make_report(), notes=("Mind <this> & that.",)))
+    assert "Mind &lt;this&gt; &amp; that." in text
+    assert "by weight_matching" in text
+    assert '<th scope="row">simplex of 3</th><td>1.0000</td><td>0.0625</td>' in text
+    assert '<th scope="row">merged: mean</th>' in text
+
+
+def test_a_name_that_is_markup_is_shown_as_text(make_report: Make) -> None:
+    text = to_html(make_report(name="</title><script>alert(1)</script>"))
+    assert "<script>alert(1)" not in text
+
+
+def test_a_report_without_barriers(make_report: Make) -> None:
+    text = to_html(replace(make_report(), barriers=(), alignment=None, merged={}, gates=()))
+    assert "<h2>Figures</h2>" not in text
+    assert "Provenance" in text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_draws_every_figure(make_report: Make, tmp_path: Path, width: int) -> None:
+    assert BROWSER is not None
+    report, page, picture = make_report(), tmp_path / "report.html", tmp_path / "page.png"
+    save_html(report, page)
+    common = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        "--virtual-time-budget=20000", f"--window-size={width},2400",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]  # fmt: skip
+    shown = subprocess.run(
+        [*common, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert "CONSOLE" not in shown.stderr, shown.stderr
+    count = len(figures(report))
+    assert f'data-drawn="{count}"' in shown.stdout
+    assert shown.stdout.count("<svg") >= count
+    subprocess.run(
+        [*common, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120
+    )
+    with Image.open(picture) as image:
+        assert image.width == width
+        colours = image.convert("RGB").getcolors(1 << 24)
+        assert colours is not None and len(colours) > 100
