@@ -48,7 +48,7 @@ Out = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option(metavar="D", help="auto, cpu, cuda, cuda:N or mps; overrides the spec."),
+    typer.Option(metavar="D", help="auto, cpu, cuda, cuda:N or mps; several: cuda:0,cuda:1."),
 ]
 
 

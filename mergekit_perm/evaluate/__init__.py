@@ -16,6 +16,7 @@ from mergekit_perm.evaluate.points import (
     vertex,
 )
 from mergekit_perm.evaluate.search import search_simplex
+from mergekit_perm.evaluate.team import Team
 
 __all__ = [
     "CALIBRATIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "Mixer",
     "Path",
     "Point",
+    "Team",
     "barrier",
     "barycentre",
     "calibrate",

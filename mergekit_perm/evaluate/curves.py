@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from mergekit_perm.evaluate.pairs import known
 from mergekit_perm.evaluate.paths import Values, paths_between
 from mergekit_perm.evaluate.points import Weights, refining
 from mergekit_perm.evaluate.search import height, search_simplex
+from mergekit_perm.evaluate.team import Team
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.weighted import State
 
@@ -69,7 +71,7 @@ def evaluate_points(
 
 
 def measure_points(
-    engine: Engine,
+    engine: Engine | Team,
     weights: Sequence[Weights],
     *,
     known: Mapping[Weights, dict[str, Metrics]] | None = None,
@@ -81,7 +83,7 @@ def measure_points(
     """Return the metrics of each mix, as `evaluate_points` does, by an engine that is there.
 
     Args:
-        engine: of the networks.
+        engine: of the networks, or a team of engines on several devices.
         weights: one tuple per point.
         known: what is known of some points already; they are not measured again.
         ends: what is known of the networks themselves, where they are not among the points.
@@ -90,17 +92,28 @@ def measure_points(
             loss of the first split has been above the mix of the networks' own so far.
         task: what to call this in `progress`.
     """
-    found, highest = dict(known or {}), -math.inf
-    for done, place in enumerate(refining(weights), start=1):
-        point = weights[place]
+    points = list(dict.fromkeys(weights[place] for place in refining(weights)))
+    found = {point: metrics for point, metrics in (known or {}).items() if point in set(points)}
+    missing = [point for point in points if point not in found]
+    highest = -math.inf
+    for done, point, metrics in _counted(engine, found, missing):
         if point not in found:
-            found[point] = engine.measure(point)
+            found[point] = metrics
             if keep is not None:
-                keep(point, found[point])
+                keep(point, metrics)
         highest = max(highest, height(point, {**(ends or {}), **found}))
         note = [] if highest == -math.inf else [f"highest excess {highest:.4f}"]
-        progress(task, done, len(weights), *note)
+        progress(task, done, len(points), *note)
     return [found[point] for point in weights]
+
+
+def _counted(
+    engine: Engine | Team, found: Mapping[Weights, dict[str, Metrics]], missing: Sequence[Weights]
+) -> Iterator[tuple[int, Weights, dict[str, Metrics]]]:
+    """Yield, counted, what is known, and then what is measured."""
+    every = itertools.chain(list(found.items()), engine.each(missing))
+    for done, (point, metrics) in enumerate(every, start=1):
+        yield done, point, metrics
 
 
 def barrier(

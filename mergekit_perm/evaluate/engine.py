@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,7 @@ from mergekit_perm.evaluate.calibration import calibrator
 from mergekit_perm.evaluate.fused_norms import FusedNorms
 from mergekit_perm.evaluate.metrics import Metrics, measure_batches
 from mergekit_perm.evaluate.mixing import Mixer
+from mergekit_perm.evaluate.points import Weights
 from mergekit_perm.weighted import State
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Engine:
             layout=self._layout,
         )
 
-    def measure(self, weights: Sequence[float]) -> dict[str, Metrics]:
+    def measure(self, weights: Weights) -> dict[str, Metrics]:
         """Return the metrics, by split, of the mix with `weights`, one per network.
 
         Raises:
@@ -101,7 +102,12 @@ class Engine:
             self.batch_size = self.batch_size // 2
             self._batches = self._made_ready()
 
-    def _prepare(self, weights: Sequence[float]) -> None:
+    def each(self, points: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Metrics]]]:
+        """Yield every point with its metrics, one after another."""
+        for point in points:
+            yield point, self.measure(point)
+
+    def _prepare(self, weights: Weights) -> None:
         module = self._mixer.set(weights)
         try:
             self._calibrate(module)

@@ -10,6 +10,7 @@ from mergekit_perm.evaluate.barriers import excess
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import Metrics
 from mergekit_perm.evaluate.points import Weights, vertex
+from mergekit_perm.evaluate.team import Team
 from mergekit_perm.progress import Progress, silent
 
 Measured = Mapping[Weights, Mapping[str, Metrics]]
@@ -19,7 +20,7 @@ _FINEST = 64
 
 
 def search_simplex(
-    engine: Engine,
+    engine: Engine | Team,
     measured: Measured,
     *,
     grid: int,

@@ -202,7 +202,7 @@ def _provenance(inputs: Inputs, results: Results, folder: RunFolder) -> Plain:
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in packages},
         },
-        "device": _device_name(inputs.device),
+        "device": ", ".join(map(_device_name, inputs.devices)),
         "dtype": "float32",
         "seeds": seeds,
         "seconds": {name: result["seconds"] for name, result in results.items()},

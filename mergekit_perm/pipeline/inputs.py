@@ -37,7 +37,7 @@ class Inputs:
         has_batch_norm: whether re-estimating BatchNorm statistics changes anything.
         data: the data set, when something is trained or evaluated, or alignment looks at it.
         permutations: the permutation spec, when something is aligned.
-        device: where networks are trained, aligned and evaluated.
+        devices: where mixtures are measured, one or more.
         checkpoint_hashes: by network, the SHA-256 of the file it is read from, or its hub name.
     """
 
@@ -50,8 +50,13 @@ class Inputs:
     has_batch_norm: bool
     data: Data | None
     permutations: Found | None
-    device: torch.device
+    devices: tuple[torch.device, ...]
     checkpoint_hashes: Mapping[str, str]
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are trained and aligned: the first device."""
+        return self.devices[0]
 
     @property
     def splits(self) -> list[str]:
@@ -89,7 +94,7 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
         has_batch_norm=evaluate.has_batch_norm(module),
         data=found,
         permutations=_permutations(spec, module, shapes),
-        device=evaluate.device(chosen),
+        devices=tuple(map(evaluate.device, chosen.split(","))),
         checkpoint_hashes=_checkpoint_hashes(spec),
     )
 

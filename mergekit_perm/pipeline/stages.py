@@ -27,6 +27,7 @@ from mergekit_perm.spec.models import MergeSpec
 State = dict[str, torch.Tensor]
 Result = dict[str, Any]
 Weights = tuple[float, ...]
+Engine = evaluate.Engine | evaluate.Team
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ class Workshop:
     _states: dict[str, State] = field(default_factory=dict)
     _module: nn.Module | None = None
     results: Mapping[str, Result] = field(default_factory=dict)
-    _engine: tuple[tuple[str, str], evaluate.Engine] | None = None
+    _engine: tuple[tuple[str, str], Engine] | None = None
 
     def state(self, file: str) -> State:
         """Return the weights in `file` of the folder, read once."""
@@ -69,7 +70,7 @@ class Workshop:
         place = {"naive": network_file, "aligned": aligned_file}[alignment]
         return {name: self.state(place(name)) for name in self.inputs.spec.networks}
 
-    def engine(self, alignment: str, calibration: str) -> evaluate.Engine:
+    def engine(self, alignment: str, calibration: str) -> Engine:
         """Return what measures mixtures of the family; the last one asked for is kept."""
         which = alignment, calibration
         if self._engine is None or self._engine[0] != which:
@@ -78,7 +79,7 @@ class Workshop:
             self._engine = which, self._new_engine(family, calibration)
         return self._engine[1]
 
-    def engine_of(self, file: str, calibration: str) -> evaluate.Engine:
+    def engine_of(self, file: str, calibration: str) -> Engine:
         """Return what measures the one network in `file` of the folder."""
         self._release()
         return self._new_engine([self.state(file)], calibration)
@@ -88,22 +89,27 @@ class Workshop:
         self._engine = None
         self._states.clear()
 
-    def _new_engine(self, states: Sequence[State], calibration: str) -> evaluate.Engine:
+    def _new_engine(self, states: Sequence[State], calibration: str) -> Engine:
         """Return what measures mixtures of `states` on the splits of the spec."""
         inputs = self.inputs
         if inputs.data is None or inputs.spec.evaluate is None:
             raise RunError("nothing can be evaluated: the spec has no `data` or no `evaluate`")
         batch_size = inputs.spec.evaluate.batch_size
-        return evaluate.Engine(
-            self.module(),
-            states,
-            {split: inputs.data.splits[split] for split in inputs.splits},
-            train_split=inputs.data.splits.get("train"),
-            calibration=calibration,
-            device=inputs.device,
-            batch_size=None if batch_size == "auto" else batch_size,
-            in_place=True,
-        )
+        # The first takes the module itself, the others copies of it, so they come before.
+        engines = [
+            evaluate.Engine(
+                self.module(),
+                states,
+                {split: inputs.data.splits[split] for split in inputs.splits},
+                train_split=inputs.data.splits.get("train"),
+                calibration=calibration,
+                device=device,
+                batch_size=None if batch_size == "auto" else batch_size,
+                in_place=place == 0,
+            )
+            for place, device in reversed(list(enumerate(inputs.devices)))
+        ]
+        return engines[0] if len(engines) == 1 else evaluate.Team(engines[::-1])
 
 
 def network_file(name: str) -> str:

@@ -89,8 +89,8 @@ def _choice(known: Sequence[str], elsewhere: Sequence[str] = ()) -> Callable[[st
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", text):
-        raise one_of(("auto", "cpu", "mps", "cuda", "cuda:0"))
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?|cuda:[0-9]+(,cuda:[0-9]+)+", text):
+        raise one_of(("auto", "cpu", "mps", "cuda", "cuda:0", "cuda:0,cuda:1"))
     return text
 
 

@@ -194,7 +194,8 @@ class EvaluateSpec(Section):
             (``far_edges``), or a list; `RunSpec.pairs` resolves it.
         simplex: the grid over all networks at once, or None.
         calibration: what is re-estimated after mixing; each choice is measured.
-        device: auto, cpu, mps, cuda or cuda:N.
+        device: auto, cpu, mps, cuda, cuda:N, or several as in cuda:0,cuda:1: points are spread
+            over them.
         batch_size: examples at a time; auto is what suits the device, and 512 to calibrate with.
     """
 

@@ -318,3 +318,10 @@ def test_a_simplex_is_searched_for_its_highest_point(small: Small) -> None:
     plan = pipeline.make_plan(small("evaluate.simplex={grid: 3, samples: 4, search: 12}"))
     assert {step.status for step in plan.steps} == {"done"}
     assert plan.points == pipeline.make_plan(small()).points + 2 * (4 + 12)
+
+
+def test_points_are_spread_over_devices(small: Small) -> None:
+    one = pipeline.run(small(), device="cpu")
+    two = pipeline.run(small(), device="cpu,cpu", out="out/two")
+    assert two.barriers == one.barriers
+    assert two.provenance.device.count("cpu") == 2
