@@ -18,9 +18,12 @@ class Batches:
 
     A split that is in memory is made ready once, on the device and in the layout that is wanted,
     rather than once for every point of every path.
+
+    Attributes:
+        highest_label: of a split that is in memory; None of one that is read batch by batch.
     """
 
-    __slots__ = ("_batch_size", "_device", "_kept", "_layout", "_split")
+    __slots__ = ("_batch_size", "_device", "_kept", "_layout", "_split", "highest_label")
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Batches:
         """
         self._split, self._device, self._layout = split, device, layout
         self._batch_size = batch_size
+        self.highest_label: int | None = None
         self._kept = self._resident()
 
     def __len__(self) -> int:
@@ -56,6 +60,7 @@ class Batches:
     def _resident(self) -> list[Batch] | None:
         if (whole := self._split.tensors()) is None:
             return None
+        self.highest_label = int(whole[1].max())
         inputs, labels = (tensor.to(self._device) for tensor in whole)
         inputs = inputs.to(memory_format=self._layout)
         parts = (torch.split(tensor, self._batch_size) for tensor in (inputs, labels))
