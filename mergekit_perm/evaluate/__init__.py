@@ -15,12 +15,14 @@ from mergekit_perm.evaluate.points import (
     simplex_samples,
     vertex,
 )
+from mergekit_perm.evaluate.precision import PRECISIONS
 from mergekit_perm.evaluate.search import search_simplex
 from mergekit_perm.evaluate.team import Team
 
 __all__ = [
     "CALIBRATIONS",
     "METRICS",
+    "PRECISIONS",
     "Barrier",
     "Engine",
     "Metrics",

@@ -18,6 +18,7 @@ from mergekit_perm.evaluate.metrics import METRICS, Metrics
 from mergekit_perm.evaluate.pairs import known
 from mergekit_perm.evaluate.paths import Values, paths_between
 from mergekit_perm.evaluate.points import Weights, refining
+from mergekit_perm.evaluate.precision import Precision
 from mergekit_perm.evaluate.search import height, search_simplex
 from mergekit_perm.evaluate.team import Team
 from mergekit_perm.progress import Progress, silent
@@ -37,6 +38,7 @@ def evaluate_points(
     calibration: str = "none",
     device: str | torch.device = "cpu",
     batch_size: int | None = None,
+    precision: Precision = "float32",
     progress: Progress = silent,
     task: str = "evaluating",
 ) -> list[dict[str, Metrics]]:
@@ -56,6 +58,7 @@ def evaluate_points(
         device: where to evaluate; holds all the networks at once.
         batch_size: examples at a time; None for what suits the device (512 to calibrate with).
             Halved as often as it takes if memory runs out while measuring.
+        precision: a name in `PRECISIONS`.
         progress: called as `progress(task, points done, points)`.
         task: what to call this in `progress`.
 
@@ -65,7 +68,7 @@ def evaluate_points(
     """
     engine = Engine(
         module, states, splits, train_split=train_split, calibration=calibration,
-        device=torch.device(device), batch_size=batch_size,
+        device=torch.device(device), batch_size=batch_size, precision=precision,
     )  # fmt: skip
     return measure_points(engine, weights, progress=progress, task=task)
 
@@ -133,6 +136,7 @@ def barrier(
     alignment: str = "naive",
     device: str | torch.device = "auto",
     batch_size: int | None = None,
+    precision: Precision = "float32",
     progress: Progress = silent,
     task: str = "measuring barriers",
 ) -> tuple[Barrier, ...]:
@@ -163,6 +167,7 @@ def barrier(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; holds all networks at once.
         batch_size: examples at a time; None for what suits the device (512 to calibrate with).
             Halved as often as it takes if memory runs out while measuring.
+        precision: a name in `PRECISIONS`.
         progress: called as `progress(task, points done, points)` per calibration.
         task: what to call this in `progress`.
 
@@ -185,7 +190,7 @@ def barrier(
         if effective not in values:
             engine = Engine(
                 module, list(states.values()), chosen, train_split=data.splits.get("train"),
-                calibration=effective, device=place, batch_size=batch_size,
+                calibration=effective, device=place, batch_size=batch_size, precision=precision,
             )  # fmt: skip
             measured = measure_points(engine, needed, progress=progress, task=task)
             found = dict(zip(needed, measured, strict=True))

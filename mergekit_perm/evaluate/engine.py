@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from mergekit_perm.evaluate.fused_norms import FusedNorms
 from mergekit_perm.evaluate.metrics import Metrics, measure_batches
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.points import Weights
+from mergekit_perm.evaluate.precision import Precision, arithmetic
 from mergekit_perm.weighted import State
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Engine:
 
     Attributes:
         batch_size: examples at a time; halved when the device runs out of memory.
+        precision: of what is measured; statistics are estimated again in full precision.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Engine:
         calibration: str = "none",
         device: torch.device,
         batch_size: int | None = None,
+        precision: Precision = "float32",
         in_place: bool = False,
     ) -> None:
         """Make ready; see `evaluate_points` for the other arguments.
@@ -64,7 +68,7 @@ class Engine:
             in_place: use the module itself, not a copy. Its weights are lost, it is in eval mode
                 and on the device afterwards, and no other engine may use it at the same time.
         """
-        self._splits, self._device = splits, device
+        self._splits, self._device, self.precision = splits, device, precision
         self._mixer = Mixer(module, states, device=device, in_place=in_place)
         self._mixer.set([1.0] + [0.0] * (len(states) - 1))
         self._layout, self._norms = self._suited()
@@ -87,7 +91,7 @@ class Engine:
         while True:
             self._prepare(weights)
             try:
-                with self._norms.fused():
+                with self._norms.fused(), self.arithmetic():
                     return {
                         name: measure_batches(self._mixer.module, batches)
                         for name, batches in self._batches.items()
@@ -102,6 +106,10 @@ class Engine:
             self.batch_size = self.batch_size // 2
             self._batches = self._made_ready()
 
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Return the arithmetic of its figures, for a block."""
+        return arithmetic(self.precision, self._device)
+
     def each(self, points: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Metrics]]]:
         """Yield every point with its metrics, one after another."""
         for point in points:
@@ -110,7 +118,8 @@ class Engine:
     def _prepare(self, weights: Weights) -> None:
         module = self._mixer.set(weights)
         try:
-            self._calibrate(module)
+            with arithmetic("float32", self._device):
+                self._calibrate(module)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise

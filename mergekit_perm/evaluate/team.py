@@ -38,7 +38,9 @@ class Team:
             finally:
                 free.put(engine)
 
-        with ThreadPoolExecutor(len(self.engines)) as pool:
+        first = self.engines[0]
+        # Which arithmetic CUDA may use is one setting for all threads: none may put it back early.
+        with first.arithmetic(), ThreadPoolExecutor(len(self.engines)) as pool:
             waiting = [pool.submit(measured, point) for point in points]
             try:
                 for done in as_completed(waiting):

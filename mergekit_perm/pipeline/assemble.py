@@ -203,7 +203,7 @@ def _provenance(inputs: Inputs, results: Results, folder: RunFolder) -> Plain:
             **{package: importlib.metadata.version(package) for package in packages},
         },
         "device": ", ".join(map(_device_name, inputs.devices)),
-        "dtype": "float32",
+        "dtype": inputs.spec.evaluate.precision if inputs.spec.evaluate else "float32",
         "seeds": seeds,
         "seconds": {name: result["seconds"] for name, result in results.items()},
     }

@@ -351,7 +351,8 @@ def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Wei
     # Statistics that are estimated again depend on the batches they are estimated on.
     settings = inputs.spec.evaluate
     batch_size = settings.batch_size if settings and calibration != "none" else None
-    measured = [calibration, points, inputs.splits, batch_size]
+    precision = settings.precision if settings else None
+    measured = [calibration, points, inputs.splits, batch_size, precision]
     return digest(_VERSION, key, measured, fingerprint, inputs.device.type)
 
 

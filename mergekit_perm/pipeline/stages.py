@@ -105,6 +105,7 @@ class Workshop:
                 calibration=calibration,
                 device=device,
                 batch_size=None if batch_size == "auto" else batch_size,
+                precision=inputs.spec.evaluate.precision,
                 in_place=place == 0,
             )
             for place, device in reversed(list(enumerate(inputs.devices)))

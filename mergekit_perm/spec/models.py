@@ -197,6 +197,7 @@ class EvaluateSpec(Section):
         device: auto, cpu, mps, cuda, cuda:N, or several as in cuda:0,cuda:1: points are spread
             over them.
         batch_size: examples at a time; auto is what suits the device, and 512 to calibrate with.
+        precision: float32, tf32 (of CUDA), or bfloat16 (autocast).
     """
 
     splits: Names = ("train", "test")
@@ -206,6 +207,7 @@ class EvaluateSpec(Section):
     calibration: Calibrations = ("none",)
     device: Device = "auto"
     batch_size: BatchSize = "auto"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
 class GateSpec(Section):

@@ -186,3 +186,37 @@ def test_other_errors_are_not_taken_for_that(
     scarce(monkeypatch, 0, RuntimeError("sizes do not match"))
     with pytest.raises(RuntimeError, match="sizes do not match"):
         Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
+
+
+def test_bfloat16_gives_coarser_figures_of_the_same_networks(
+    module: nn.Module, states: list[State], splits: dict[str, Split]
+) -> None:
+    full = Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
+    coarse = Engine(module, states, splits, device=CPU, precision="bfloat16").measure((0.5, 0.5))
+    for name in splits:
+        assert coarse[name].loss != full[name].loss
+        assert coarse[name].loss == pytest.approx(full[name].loss, rel=0.02)
+
+
+def test_statistics_are_estimated_in_full_precision_whatever_is_measured(
+    module: nn.Module, states: list[State], splits: dict[str, Split]
+) -> None:
+    seen: list[torch.dtype] = []
+
+    class Listening(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> Any:
+            output = self.inner(x)
+            if any(layer.training for layer in self.inner.modules()):
+                seen.append(output.dtype)
+            return output
+
+    states = [{f"inner.{name}": tensor for name, tensor in state.items()} for state in states]
+    Engine(
+        Listening(module), states, splits, train_split=splits["train"], device=CPU,
+        calibration="batch_norm", precision="bfloat16",
+    ).measure((0.5, 0.5))  # fmt: skip
+    assert seen and set(seen) == {torch.float32}

@@ -249,6 +249,7 @@ def test_every_default_is_written() -> None:
         "  calibration: [none]\n"
         "  device: auto\n"
         "  batch_size: auto\n"
+        "  precision: float32\n"
         "gates: []\n"
     )
 

@@ -51,6 +51,7 @@ class TestDefaults:
             "calibration": ("none",),
             "device": "auto",
             "batch_size": "auto",
+            "precision": "float32",
         }
         assert (spec.merge[0].parameters.weight, spec.merge[0].parameters.normalize) == (1.0, True)
         assert spec.merge[0].networks is None
