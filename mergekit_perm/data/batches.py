@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,14 @@ class Batches:
     rather than once for every point of every path.
 
     Attributes:
-        highest_label: of a split that is in memory; None of one that is read batch by batch.
+        split: the examples.
+        highest_label: of a split that is kept on the device; None of one that is read batch by
+            batch.
     """
 
-    __slots__ = ("_batch_size", "_device", "_kept", "_layout", "_split", "highest_label")
+    __slots__ = (
+        "_batch_size", "_device", "_kept", "_layout", "_whole", "highest_label", "split",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -32,6 +37,7 @@ class Batches:
         device: torch.device,
         batch_size: int,
         layout: torch.memory_format = torch.contiguous_format,
+        keep: bool = True,
     ) -> None:
         """Make them ready.
 
@@ -40,28 +46,46 @@ class Batches:
             device: where they are wanted.
             batch_size: examples at a time.
             layout: of images in memory.
+            keep: whether to keep a split that is in memory on the device.
         """
-        self._split, self._device, self._layout = split, device, layout
+        self.split, self._device, self._layout = split, device, layout
         self._batch_size = batch_size
         self.highest_label: int | None = None
-        self._kept = self._resident()
+        self._whole: Batch | None = None
+        found = split.tensors() if keep else None
+        if found is not None:
+            self.highest_label = int(found[1].max())
+            self._whole = self._placed(found[0]), found[1].to(device)
+        self._kept = self._parts()
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return len(self._split)
+        return len(self.split)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._read() if self._kept is None else iter(self._kept)
 
+    def resized(self, batch_size: int) -> Batches:
+        """Return batches of another size; what is kept on the device is shared."""
+        other = copy.copy(self)
+        other._batch_size = batch_size
+        other._kept = other._parts()
+        return other
+
+    def _parts(self) -> list[Batch] | None:
+        """Return the batches of what is kept, which share its memory."""
+        if self._whole is None:
+            return None
+        inputs, labels = (torch.split(tensor, self._batch_size) for tensor in self._whole)
+        return list(zip(inputs, labels, strict=True))
+
     def _read(self) -> Iterator[Batch]:
-        for inputs, labels in self._split.batches(self._batch_size, device=self._device):
+        for inputs, labels in self.split.batches(self._batch_size, device=self._device):
             yield inputs.to(memory_format=self._layout), labels
 
-    def _resident(self) -> list[Batch] | None:
-        if (whole := self._split.tensors()) is None:
-            return None
-        self.highest_label = int(whole[1].max())
-        inputs, labels = (tensor.to(self._device) for tensor in whole)
-        inputs = inputs.to(memory_format=self._layout)
-        parts = (torch.split(tensor, self._batch_size) for tensor in (inputs, labels))
-        return list(zip(*parts, strict=True))
+    def _placed(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self._layout == torch.contiguous_format:
+            return inputs.to(self._device)
+        # In one step: there is no second copy on the device.
+        place = torch.empty_like(inputs, device=self._device, memory_format=self._layout)
+        return place.copy_(inputs)

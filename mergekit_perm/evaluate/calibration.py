@@ -19,6 +19,9 @@ from mergekit_perm.evaluate.metrics import evaluating
 if TYPE_CHECKING:
     from mergekit_perm.data import Split
 
+# Makes a split ready in batches of a size.
+MakeBatches = Callable[["Split", int], Batches]
+
 
 def calibrate(
     module: nn.Module,
@@ -67,15 +70,22 @@ def calibrator(
     *,
     device: torch.device,
     batch_size: int,
-    layout: torch.memory_format = torch.contiguous_format,
+    make: MakeBatches | None = None,
 ) -> Callable[[nn.Module], None]:
-    """Return `calibrate` for modules on `device`, with the split made ready once for many calls."""
+    """Return `calibrate` for modules on `device`, with the split made ready once for many calls.
+
+    `make` makes it ready, for those who have its data on the device already.
+    """
     if name not in CALIBRATIONS:
         raise EvaluationError(
             f"no calibration '{name}'{suggest(name, CALIBRATIONS)}; "
             f"choose one of {', '.join(CALIBRATIONS)}"
         )
-    return CALIBRATIONS[name](train_split, device, batch_size, layout)
+
+    def fresh(split: Split, size: int) -> Batches:
+        return Batches(split, device=device, batch_size=size)
+
+    return CALIBRATIONS[name](train_split, batch_size, make or fresh)
 
 
 def has_batch_norm(module: nn.Module) -> bool:
@@ -87,23 +97,21 @@ def _none(*_: object) -> Callable[..., None]:
     return lambda _module: None
 
 
-def _batch_norm(
-    split: Split | None, device: torch.device, batch_size: int, layout: torch.memory_format
-) -> Callable[..., None]:
+def _batch_norm(split: Split | None, batch_size: int, make: MakeBatches) -> Callable[..., None]:
     if split is None or len(split) < 2:
         found = "there is none" if split is None else f"'{split.name}' has {len(split)}"
         raise EvaluationError(
             f"calibration 'batch_norm' needs a split of at least 2 training examples; {found}"
         )
     size = _without_single(len(split), batch_size)
-    batches = Batches(split, device=device, batch_size=size, layout=layout)
+    batches = make(split, size)
     return lambda module: _re_estimate(module, batches)
 
 
-CALIBRATIONS: Mapping[
-    str, Callable[[Split | None, torch.device, int, torch.memory_format], Callable[..., None]]
-] = MappingProxyType({"none": _none, "batch_norm": _batch_norm})
-"""Calibration by name: split, device, batch size, layout -> what changes a module in place."""
+CALIBRATIONS: Mapping[str, Callable[[Split | None, int, MakeBatches], Callable[..., None]]] = (
+    MappingProxyType({"none": _none, "batch_norm": _batch_norm})
+)
+"""Calibration by name: split, batch size, how to make batches -> what changes a module in place."""
 
 
 class _Pooled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -16,16 +17,17 @@ from mergekit_perm.evaluate.calibration import calibrator
 from mergekit_perm.evaluate.fused_norms import FusedNorms
 from mergekit_perm.evaluate.metrics import Metrics, measure_batches
 from mergekit_perm.evaluate.mixing import Mixer
-from mergekit_perm.evaluate.points import Weights
+from mergekit_perm.evaluate.points import Weights, vertex
 from mergekit_perm.evaluate.precision import Precision, arithmetic
 from mergekit_perm.weighted import State
 
 if TYPE_CHECKING:
     from mergekit_perm.data import Split
 
-# How many examples at a time keep a CPU's caches or an accelerator busy.
-ON_CPU = 256
-ON_ACCELERATOR = 4096
+# How many examples at a time keep a CPU's caches or an accelerator busy, and how many numbers their
+# inputs have at most.
+_ON_CPU = 256, 2**22
+_ON_ACCELERATOR = 4096, 2**26
 
 # Statistics that are estimated again depend on how many there are: one number for all devices.
 _CALIBRATING = 512
@@ -46,7 +48,7 @@ class Engine:
 
     Attributes:
         batch_size: examples at a time; halved when the device runs out of memory.
-        precision: of what is measured; statistics are estimated again in full precision.
+        precision: of what is measured; statistics are estimated again without bfloat16.
     """
 
     def __init__(
@@ -70,16 +72,21 @@ class Engine:
         """
         self._splits, self._device, self.precision = splits, device, precision
         self._mixer = Mixer(module, states, device=device, in_place=in_place)
-        self._mixer.set([1.0] + [0.0] * (len(states) - 1))
-        self._layout, self._norms = self._suited()
-        self.batch_size = batch_size or (ON_CPU if device.type == "cpu" else ON_ACCELERATOR)
-        self._batches = self._made_ready()
+        self._mixer.set(vertex(len(states), 0))
+        self._layout, self._norms = torch.contiguous_format, FusedNorms(())
+        if splits:
+            self._suit(next(iter(splits.values())))
+        longest = max(map(len, splits.values()), default=1)
+        self.batch_size = min(batch_size or self._usual_batch_size(), longest)
+        self._kept = True
+        self._batches: dict[str, Batches] = {}
+        self._make_ready()
         self._calibrate = calibrator(
             calibration,
             train_split,
             device=device,
             batch_size=batch_size or _CALIBRATING,
-            layout=self._layout,
+            make=self._batches_of,
         )
 
     def measure(self, weights: Weights) -> dict[str, Metrics]:
@@ -99,12 +106,7 @@ class Engine:
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-                if self.batch_size == 1:
-                    raise EvaluationError(
-                        f"{self._device} has too little memory for one example at a time"
-                    ) from error
-            self.batch_size = self.batch_size // 2
-            self._batches = self._made_ready()
+                self._make_room(error)
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Return the arithmetic of its figures, for a block."""
@@ -117,8 +119,10 @@ class Engine:
 
     def _prepare(self, weights: Weights) -> None:
         module = self._mixer.set(weights)
+        # On CUDA, which arithmetic there is, is one setting for all threads.
+        precision = "float32" if self.precision == "bfloat16" else self.precision
         try:
-            with arithmetic("float32", self._device):
+            with arithmetic(precision, self._device):
                 self._calibrate(module)
         except RuntimeError as error:
             if not _out_of_memory(error):
@@ -128,26 +132,56 @@ class Engine:
                 "which statistics that are estimated again depend on a little"
             ) from error
 
-    def _suited(self) -> tuple[torch.memory_format, FusedNorms]:
-        """Return the layout and the norms to fuse, found on a few examples."""
+    def _suit(self, split: Split) -> None:
+        """Find the layout and the norms to fuse, on a few examples."""
+        few = torch.arange(min(_FEW, len(split)))
+        inputs, _ = next(iter(split.batches(_FEW, device=self._device, order=few)))
         module = self._mixer.module
-        split = next(iter(self._splits.values()), None)
-        if split is None:
-            return torch.contiguous_format, FusedNorms(())
-        inputs, _ = next(iter(split.batches(_FEW, device=self._device)))
-        layout = quickest_layout(module, inputs)
-        self._mixer.arrange(layout)
-        return layout, FusedNorms.of(module, inputs.to(memory_format=layout))
+        with arithmetic("float32", self._device):
+            self._layout = quickest_layout(module, inputs)
+            if self._layout != torch.contiguous_format:
+                self._mixer.arrange(self._layout)
+                # With weights in that layout too, some modules do not run.
+                self._layout = quickest_layout(module, inputs)
+                self._mixer.arrange(self._layout)
+            self._norms = FusedNorms.of(module, inputs.to(memory_format=self._layout))
 
-    def _made_ready(self) -> dict[str, Batches]:
+    def _usual_batch_size(self) -> int:
+        """Return how many examples the device is best at, bounded by what their inputs take."""
+        most, room = _ON_CPU if self._device.type == "cpu" else _ON_ACCELERATOR
+        numbers = [math.prod(split.input_shape) for split in self._splits.values()]
+        return max(1, min(most, room // max([1, *numbers])))
+
+    def _make_ready(self) -> None:
+        """Bring data to the device; where they do not fit, they are read batch by batch."""
+        try:
+            for name, split in self._splits.items():
+                self._batches[name] = self._batches_of(split, self.batch_size)
+        except RuntimeError as error:
+            if not _out_of_memory(error) or not self._kept:
+                raise
+            self._kept, self._batches = False, {}
+            self._make_ready()
+
+    def _batches_of(self, split: Split, batch_size: int) -> Batches:
+        """Return batches of `split`; those of a split that is on the device already share it."""
+        for batches in self._batches.values():
+            if batches.split is split:
+                return batches.resized(batch_size)
+        return Batches(
+            split, device=self._device, batch_size=batch_size, layout=self._layout, keep=self._kept
+        )
+
+    def _make_room(self, error: RuntimeError) -> None:
+        """Take half as many examples at a time."""
+        if self.batch_size == 1:
+            raise EvaluationError(
+                f"{self._device} has too little memory for one example at a time"
+            ) from error
+        self.batch_size //= 2
+        self._batches = {n: b.resized(self.batch_size) for n, b in self._batches.items()}
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        return {
-            name: Batches(
-                split, device=self._device, batch_size=self.batch_size, layout=self._layout
-            )
-            for name, split in self._splits.items()
-        }
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -17,11 +17,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from mergekit_perm.devices import in_float64
 
 # Types themselves, not what is derived of them: those may do anything with their weights.
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+
+# By the identity of what a layer gives: the layer, that tensor, and its version.
+Given = dict[int, tuple[Layer, "weakref.ref[torch.Tensor]", int]]
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -50,8 +55,8 @@ class FusedNorms:
     """The BatchNorm layers of a module that can be taken into the layers before them.
 
     They are found by a trial: which layer gives the very tensor that a BatchNorm takes in, and
-    whether, with random statistics, the network gives the same as before when all are fused. Where
-    it does not, none is.
+    nothing else does; and whether, with random statistics, the network gives the same as before
+    when all are fused. Where it does not, none is.
     """
 
     def __init__(self, pairs: Sequence[_Pair]) -> None:
@@ -96,16 +101,41 @@ class FusedNorms:
                 plain = module(inputs)
                 with self.fused():
                     fused = module(inputs)
-        except (AttributeError, TypeError, RuntimeError):  # it looks into its norms
+        except Exception:
             return False
         return _alike(plain, fused)
+
+
+class _OtherUses(TorchFunctionMode):
+    """Takes note of layers whose outputs any function takes in, but for those within a norm.
+
+    Attributes:
+        layers: these layers.
+        within: the norm that runs, if any.
+    """
+
+    def __init__(self, given: Given) -> None:
+        super().__init__()
+        self._given = given
+        self.layers: set[nn.Module] = set()
+        self.within: nn.Module | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`, and note whose outputs are among what it takes in."""
+        if self.within is None:
+            for value in tree_leaves((args, kwargs or {})):
+                found = self._given.get(id(value))
+                if found and found[1]() is value:
+                    self.layers.add(found[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _pairs(module: nn.Module, inputs: torch.Tensor) -> list[_Pair]:
     """Return the layers and norms between which, in a pass on `inputs`, there is nothing else."""
     calls: Counter[nn.Module] = Counter()
-    given: dict[int, tuple[Layer, weakref.ref[torch.Tensor], int]] = {}
+    given: Given = {}
     before: dict[_BatchNorm, Layer] = {}
+    uses = _OtherUses(given)
 
     def gives(layer: Layer, _: Any, output: torch.Tensor) -> None:
         calls[layer] += 1
@@ -113,10 +143,14 @@ def _pairs(module: nn.Module, inputs: torch.Tensor) -> list[_Pair]:
 
     def takes(norm: _BatchNorm, arguments: tuple[torch.Tensor, ...]) -> None:
         calls[norm] += 1
-        found = given.get(id(arguments[0]))
+        uses.within = norm
+        found = given.get(id(arguments[0])) if arguments else None
         # An in-place function between them gives the same tensor, and raises its version.
         if found and found[1]() is arguments[0] and found[2] == arguments[0]._version:
             before[norm] = found[0]
+
+    def ends(*_: Any) -> None:
+        uses.within = None
 
     hooks = []
     for each in module.modules():
@@ -124,8 +158,9 @@ def _pairs(module: nn.Module, inputs: torch.Tensor) -> list[_Pair]:
             hooks.append(each.register_forward_hook(gives))
         elif isinstance(each, _BatchNorm):
             hooks.append(each.register_forward_pre_hook(takes))
+            hooks.append(each.register_forward_hook(ends))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uses:
             module(inputs)
     finally:
         for hook in hooks:
@@ -134,7 +169,8 @@ def _pairs(module: nn.Module, inputs: torch.Tensor) -> list[_Pair]:
     pairs = []
     for norm, layer in before.items():
         rest = _rest(norm)
-        if rest is not None and norm in places and calls[layer] == calls[norm] == 1:
+        alone = layer not in uses.layers and calls[layer] == calls[norm] == 1
+        if rest is not None and norm in places and alone:
             pairs.append(_Pair(layer, norm, *places[norm], rest))
     return pairs
 

@@ -52,7 +52,7 @@ class Mixer:
             tensor names or shapes.
     """
 
-    __slots__ = ("_plain", "_sources", "_targets", "module")
+    __slots__ = ("_plain", "_sources", "_summed", "_targets", "module")
 
     def __init__(
         self,
@@ -72,16 +72,23 @@ class Mixer:
         self._sources = [
             {name: state[name].detach().to(device) for name in self._targets} for state in states
         ]
+        # One name of every storage: what two names share would be interpolated twice.
+        places = {_place(self._targets[name]): name for name in reversed(self._targets)}
         self._plain = [
-            name
-            for name, target in self._targets.items()
-            if target.dtype in _PLAIN and all(s[name].dtype == target.dtype for s in self._sources)
+            name for name in self._targets if name in {*places.values()} and self._fits(name)
         ]
+        self._summed = [name for name in self._targets if not self._fits(name)]
+
+    def _fits(self, name: str) -> bool:
+        """Tell whether a tensor may be interpolated: infinities of two networks have no mean."""
+        tensors = [source[name] for source in self._sources]
+        target = self._targets[name]
+        return target.dtype in _PLAIN and all(
+            tensor.dtype == target.dtype and bool(tensor.isfinite().all()) for tensor in tensors
+        )
 
     def arrange(self, layout: torch.memory_format) -> None:
-        """Bring weights of four axes into `layout`, networks too unless they are the caller's."""
-        if layout == torch.contiguous_format:
-            return
+        """Bring weights of four axes into `layout`; networks too, unless they are on the CPU."""
         self.module.to(memory_format=layout)
         self._targets = self.module.state_dict()
         for source in self._sources:
@@ -92,13 +99,12 @@ class Mixer:
     def set(self, weights: Sequence[float]) -> nn.Module:
         """Write the mix with `weights`, one per state, into `module` and return it."""
         convex = min(weights) >= 0 and math.isclose(sum(weights), 1, abs_tol=1e-9)
-        plain = self._plain if convex else []
         with torch.no_grad():
-            for name in self._targets.keys() - set(plain):
+            for name in self._summed if convex else self._targets:
                 tensors = [source[name] for source in self._sources]
                 weighted_sum(tensors, weights, out=self._targets[name])
-            if plain:
-                self._interpolate(plain, weights)
+            if convex and self._plain:
+                self._interpolate(self._plain, weights)
         return self.module
 
     def _interpolate(self, names: Sequence[str], weights: Sequence[float]) -> None:
@@ -113,6 +119,13 @@ class Mixer:
             else:
                 torch._foreach_lerp_(targets, own, weight / (total + weight))
             total += weight
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Return what tells the numbers of a tensor from those of others, whatever it is called."""
+    if not tensor.numel():
+        return (id(tensor),)
+    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
 
 
 def _check(states: Sequence[State]) -> None:

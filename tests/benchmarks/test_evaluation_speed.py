@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mergekit_perm import data, evaluate, networks
 from mergekit_perm.data import Split
-from mergekit_perm.evaluate.engine import ON_CPU
 from tests.benchmarks import results
 
 POINTS = 25
@@ -68,13 +67,15 @@ def engine_run(
     return evaluate.evaluate_points(module, states, evaluate.edge(POINTS), splits)
 
 
-def bare_run(module: nn.Module, splits: Mapping[str, Split], layout: torch.memory_format) -> None:
+def bare_run(
+    module: nn.Module, splits: Mapping[str, Split], layout: torch.memory_format, batch_size: int
+) -> None:
     """Run as many batches of the same size through one network that stays as it is."""
     fixed = copy.deepcopy(module).to(memory_format=layout)
     batches = [
         inputs.to(memory_format=layout)
         for split in splits.values()
-        for inputs, _ in split.batches(ON_CPU)
+        for inputs, _ in split.batches(batch_size)
     ]
     with torch.inference_mode():
         for _ in range(POINTS):
@@ -111,10 +112,11 @@ def test_points_cost_little_more_than_their_passes(threads: int) -> None:
     fresh = []
     for name, splits in (("digits", digits()), ("32 x 32", images())):
         module, states = pair(splits)
+        size = evaluate.Engine(module, states, splits, device=torch.device("cpu")).batch_size
         works: dict[str, Callable[[], object]] = {
             "engine": partial(engine_run, module, states, splits),
-            "plain": partial(bare_run, module, splits, torch.contiguous_format),
-            "channels last": partial(bare_run, module, splits, torch.channels_last),
+            "plain": partial(bare_run, module, splits, torch.contiguous_format, size),
+            "channels last": partial(bare_run, module, splits, torch.channels_last, size),
             "usual": partial(usual_run, copy.deepcopy(module), states, splits),
         }
         timed = {key: [seconds(work) for _ in range(ROUNDS)] for key, work in works.items()}

@@ -220,3 +220,91 @@ def test_statistics_are_estimated_in_full_precision_whatever_is_measured(
         calibration="batch_norm", precision="bfloat16",
     ).measure((0.5, 0.5))  # fmt: skip
     assert seen and set(seen) == {torch.float32}
+
+
+def test_data_are_on_the_device_once_for_measuring_and_calibrating(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    plain = Batches.__init__
+
+    def init(batches: Batches, split: Split, **options: Any) -> None:
+        made.append(split.name)
+        plain(batches, split, **options)
+
+    monkeypatch.setattr(Batches, "__init__", init)
+    ready = Engine(
+        module, states, splits, train_split=splits["train"], calibration="batch_norm", device=CPU
+    )
+    ready.measure((0.5, 0.5))
+    assert made == ["train", "test"]
+
+
+def test_data_that_do_not_fit_are_read_batch_by_batch(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
+    kept = Split.tensors
+
+    def scarce_device(split: Split) -> Any:
+        if split.name == "test":
+            raise torch.OutOfMemoryError("out of memory")
+        return kept(split)
+
+    monkeypatch.setattr(Split, "tensors", scarce_device)
+    assert Engine(module, states, splits, device=CPU).measure((0.5, 0.5)) == expected
+
+
+def test_no_more_examples_at_a_time_than_there_are(
+    module: nn.Module, states: list[State], splits: dict[str, Split]
+) -> None:
+    assert Engine(module, states, splits, device=CPU).batch_size == 90
+    assert Engine(module, states, splits, device=CPU, batch_size=32).batch_size == 32
+
+
+class ViewsItsWeights(nn.Module):
+    """Runs on images that are channels-last, but not with such weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, 3, 8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ self.weight.view(10, -1).T
+
+
+def test_a_module_that_views_its_weights_has_the_plain_layout(splits: dict[str, Split]) -> None:
+    module = ViewsItsWeights()
+    states = [dict(ViewsItsWeights().state_dict()) for _ in range(2)]
+    found = Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
+    module.load_state_dict(mix(states, (0.5, 0.5)))
+    assert found["test"].loss == pytest.approx(measure(module, splits["test"]).loss, rel=1e-5)
+
+
+class Silenced(nn.Module):
+    """What the convolution gives is used beside the norm, in a branch with a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10)
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return x.mean((1, 2, 3))[:, None] + self.factor * (self.norm(y) + y).mean((2, 3))
+
+
+def test_a_branch_that_the_first_network_silences_hides_nothing(splits: dict[str, Split]) -> None:
+    states = [dict(Silenced(factor).state_dict()) for factor in (0.0, 1.0)]
+    for state in states:
+        state["norm.running_mean"] = torch.full((10,), 0.3)
+    module = Silenced(0.0)
+    found = Engine(module, states, splits, device=CPU).measure((0.0, 1.0))
+    module.load_state_dict(states[1])
+    assert found["test"].loss == pytest.approx(measure(module, splits["test"]).loss, rel=1e-5)

@@ -100,6 +100,21 @@ class LooksInside(Skips):
         return self.norm(self.conv(x)).mean((2, 3)) * self.norm.weight
 
 
+class Keywords(Skips):
+    """The norm is called with a keyword."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(input=self.conv(x)).mean((2, 3))
+
+
+class Insists(Skips):
+    """It will have its norm."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        return self.norm(self.conv(x)).mean((2, 3))
+
+
 class Doubled(nn.Conv2d):
     """A convolution that does something else with its weights."""
 
@@ -117,7 +132,8 @@ def without_statistics() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "build", [Skips, InPlace, Twice, LooksInside, standardised, without_statistics]
+    "build",
+    [Skips, InPlace, Twice, LooksInside, Keywords, Insists, standardised, without_statistics],
 )
 def test_what_is_not_one_layer_after_another_is_left(build: Callable[[], nn.Module]) -> None:
     module = trained_looking(build())

@@ -85,6 +85,34 @@ def test_a_mix_of_equal_networks_is_that_network_bit_for_bit() -> None:
     assert all(torch.equal(written[name], a[name]) for name in a)
 
 
+class Tied(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = self.first
+
+
+def test_what_has_two_names_is_mixed_once() -> None:
+    modules = [Tied(), Tied()]
+    states = [{n: t.clone() for n, t in m.state_dict().items()} for m in modules]
+
+    written = Mixer(Tied(), states).set((0.5, 0.5)).state_dict()
+
+    for name, expected in mix(states, (0.5, 0.5)).items():
+        torch.testing.assert_close(written[name], expected)
+
+
+def test_infinite_masks_stay_as_they_are() -> None:
+    module = nn.Linear(2, 2)
+    mask = torch.full((3, 3), -math.inf).triu(1)
+    module.register_buffer("mask", mask)
+    states = [{n: t.clone() for n, t in module.state_dict().items()} for _ in range(2)]
+
+    assert torch.equal(Mixer(module, states).set((0.5, 0.5)).state_dict()["mask"], mask)
+
+
 def test_weights_that_are_no_mix_are_sums_all_the_same() -> None:
     module, a = network(0)
     b = network(1)[1]
