@@ -81,7 +81,9 @@ class Search:
             if attempt and self.settings.deadline.passed():
                 break
             start = task + f", start {attempt + 1}" * (restarts > 1)
-            begin = best if self.cooling else self._near(names[attempt % len(names)])
+            begin = best
+            if attempt and not self.cooling:
+                begin = self._near(names[attempt % len(names)])
             descent = self.descent(begin.members, "cooling", attempt)
             descent.cool(start, sweeps=self.cooling, noise=_NOISE)
             best = max(best, _descended(descent, start), key=_Found.height)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -189,14 +191,25 @@ def report(
     if html is not None:
         from mergekit_perm.report.html import save_html
 
-        save_html(loaded, html)
+        with _writing(html):
+            save_html(loaded, html)
         typer.echo(f"{html}: open it in a browser")
     if figures is not None:
         from mergekit_perm.report.figures import figures as figures_of
         from mergekit_perm.report.pictures import save_figures
 
-        written = save_figures(figures_of(loaded), figures)
+        with _writing(figures):
+            written = save_figures(figures_of(loaded), figures)
         typer.echo(f"{figures}: {len(written)} files")
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Name `place` where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{place}: cannot be written: {error.strerror or error}") from error
 
 
 def _load(text: str, overrides: list[str] | None) -> RunSpec:

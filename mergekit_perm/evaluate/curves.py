@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mergekit_perm.devices import device as find_device
+from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.barriers import Barrier
 from mergekit_perm.evaluate.calibration import has_batch_norm
 from mergekit_perm.evaluate.engine import Engine
@@ -59,7 +60,7 @@ def evaluate_points(
         batch_size: examples at a time; None for what suits the device (512 to calibrate with).
             Halved as often as it takes if memory runs out while measuring.
         precision: a name in `PRECISIONS`.
-        progress: called as `progress(task, points done, points)`.
+        progress: called as `progress(task, points done, points, note)`, as in `measure_points`.
         task: what to call this in `progress`.
 
     Raises:
@@ -96,7 +97,8 @@ def measure_points(
         task: what to call this in `progress`.
     """
     points = list(dict.fromkeys(weights[place] for place in refining(weights)))
-    found = {point: metrics for point, metrics in (known or {}).items() if point in set(points)}
+    wanted = set(points)
+    found = {point: metrics for point, metrics in (known or {}).items() if point in wanted}
     missing = [point for point in points if point not in found]
     highest = -math.inf
     for done, point, metrics in _counted(engine, found, missing):
@@ -168,14 +170,16 @@ def barrier(
         batch_size: examples at a time; None for what suits the device (512 to calibrate with).
             Halved as often as it takes if memory runs out while measuring.
         precision: a name in `PRECISIONS`.
-        progress: called as `progress(task, points done, points)` per calibration.
+        progress: called as `progress(task, points done, points, note)` per calibration.
         task: what to call this in `progress`.
 
     Raises:
-        EvaluationError: fewer than two networks, unknown names, networks that do not fit, or a
-            device that is not there.
+        EvaluationError: fewer than two networks, unknown names, networks that do not fit, a device
+            that is not there, or points inside a simplex without a simplex.
     """
     names = tuple(states)
+    if simplex is None and (samples or search):
+        raise EvaluationError("`samples` and `search` are points of a simplex: give `simplex` too")
     paths = paths_between(
         names, pairs, reference=reference, points=points, simplex=simplex, samples=samples,
         seed=seed,

@@ -102,6 +102,11 @@ def _sums(
 def _checked(
     logits: torch.Tensor, labels: torch.Tensor, highest_label: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    if not isinstance(logits, torch.Tensor):
+        raise EvaluationError(
+            f"the network gives a {type(logits).__name__}, but logits of shape (examples, classes) "
+            "are wanted: one tensor"
+        )
     if logits.ndim != 2 or len(logits) != len(labels):
         raise EvaluationError(
             f"the network gives {tuple(logits.shape)} for {len(labels)} examples, but logits of "

@@ -48,7 +48,13 @@ def simplex_grid(n: int, grid: int) -> tuple[Weights, ...]:
 
 
 def simplex_samples(n: int, count: int, *, seed: int = 0) -> tuple[Weights, ...]:
-    """Return `count` random weights of `n` networks, uniformly distributed over the simplex."""
+    """Return `count` random weights of `n` networks, uniformly distributed over the simplex.
+
+    Raises:
+        EvaluationError: `count` below 0.
+    """
+    if count < 0:
+        raise EvaluationError(f"a simplex has at least 0 random points, not {count}")
     drawn = np.random.default_rng(seed).dirichlet(np.ones(n), size=count)
     return tuple(tuple(weights) for weights in drawn.tolist())
 

@@ -73,6 +73,10 @@ class RunFolder:
         hashes = {name: file_sha256(self.path / name) for name in files}
         record = {"stage": stage, "key": key, "result": result, "files": hashes}
         write_text(self._record_path(stage), json.dumps(record, indent=1))
+        self.forget_points(stage)
+
+    def forget_points(self, stage: str) -> None:
+        """Delete the points that `stage` had measured when it was cut off."""
         self._points_path(stage).unlink(missing_ok=True)
 
     def keep_point(self, stage: str, key: str, point: dict[str, Any]) -> None:
@@ -80,15 +84,17 @@ class RunFolder:
         path = self._points_path(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "point": point}) + "\n")
+            # Lines begin anew: the last one may have been cut off.
+            file.write("\n" + json.dumps({"key": key, "point": point}))
 
     def kept_points(self, stage: str, key: str) -> list[dict[str, Any]]:
         """Return the points that `stage` had measured with this key when it was cut off."""
         try:
-            lines = self._points_path(stage).read_text(encoding="utf-8").splitlines()
+            text = self._points_path(stage).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
-        return [kept["point"] for kept in map(_parsed, lines) if kept and kept["key"] == key]
+        found = map(_parsed, text.splitlines())
+        return [kept["point"] for kept in found if kept and kept["key"] == key]
 
     def remove_leftovers(self, stages: Collection[str]) -> None:
         """Delete what stages wrote that the run no longer has."""

@@ -353,7 +353,8 @@ def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Wei
     batch_size = settings.batch_size if settings and calibration != "none" else None
     precision = settings.precision if settings else None
     measured = [calibration, points, inputs.splits, batch_size, precision]
-    return digest(_VERSION, key, measured, fingerprint, inputs.device.type)
+    where = "+".join(sorted({device.type for device in inputs.devices}))
+    return digest(_VERSION, key, measured, fingerprint, where)
 
 
 # --------------------------------------------------------------------------------------- memory

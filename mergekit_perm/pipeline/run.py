@@ -78,6 +78,8 @@ def _result(stage: Stage, shop: Workshop, *, force: bool) -> dict[str, Any]:
     """Return the result of `stage`, from its record where it is done."""
     # A proof made with --trust-permspec is none, so that stage's record counts for itself only.
     key = f"{stage.key}-trusted" if _is_trusted(stage, shop) else stage.key
+    if force:
+        shop.folder.forget_points(stage.name)
     known = None if force else shop.folder.result(stage.name, key)
     if known is not None:
         return known

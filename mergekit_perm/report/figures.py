@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
@@ -61,8 +61,12 @@ class Figure:
 
 
 def figures(report: Report) -> list[Figure]:
-    """Return all figures of `report`, case by case within every kind."""
-    return [figure for kind in KINDS for figure in kind(report)]
+    """Return all figures of `report`, case by case within every kind; no two have one name."""
+    found: list[Figure] = []
+    for figure in (figure for kind in KINDS for figure in kind(report)):
+        same = sum(other.name == figure.name for other in found)
+        found.append(replace(figure, name=f"{figure.name}-{same + 1}") if same else figure)
+    return found
 
 
 # --------------------------------------------------------------------------------------- curves
@@ -84,7 +88,7 @@ def _curves(report: Report) -> Iterator[Figure]:
                     f"Curves, {alignment}",
                     _words(case),
                     f"{_excess(case)} along the path of every pair, from the first network (0) to "
-                    "the second (1).",
+                    f"the second (1).{_gaps(records)}",
                     _curve_chart(records, case, len(pairs)),
                 )
 
@@ -94,7 +98,6 @@ def _curve(label: str, barrier: Barrier, case: Case) -> list[Record]:
     return [
         {"pair": label, "share": point.weights[1], **_measured(height, point.value, case)}
         for point, height in zip(barrier.points, heights, strict=True)
-        if math.isfinite(height)
     ]
 
 
@@ -128,45 +131,48 @@ def _simplexes(report: Report) -> Iterator[Figure]:
             for alignment in ("naive", "aligned"):
                 barrier = getattr(row, alignment)
                 if row.kind == "simplex" and barrier is not None and len(row.networks) == 3:
+                    records = _mixtures(barrier, case)
                     yield Figure(
                         _name("simplex", case, alignment),
                         f"Simplex, {alignment}",
                         _words(case),
                         f"{_excess(case)} of mixtures of {', '.join(row.networks)}: a corner is a "
-                        "network, a side the path of a pair. The highest has a ring.",
-                        _simplex_chart(barrier, case),
+                        "network, a side the path of a pair. The highest has a ring."
+                        f"{_gaps(records)}",
+                        _simplex_chart(records, row.networks, case),
                         wide=False,
                     )
 
 
-def _simplex_chart(barrier: Barrier, case: Case) -> alt.LayerChart:
+def _mixtures(barrier: Barrier, case: Case) -> list[Record]:
     records = []
     for point, height in zip(barrier.points, summaries.excesses(barrier), strict=True):
-        if math.isfinite(height):
-            x, y = _place(point.weights)
-            shares = dict(zip(barrier.networks, point.weights, strict=True))
-            words = ", ".join(f"{share:.3g} {name}" for name, share in shares.items() if share)
-            measured = _measured(height, point.value, case)
-            records.append({"x": x, "y": y, "mixture": words, **measured})
+        x, y = _place(point.weights)
+        shares = dict(zip(barrier.networks, point.weights, strict=True))
+        words = ", ".join(f"{share:.3g} {name}" for name, share in shares.items() if share)
+        records.append({"x": x, "y": y, "mixture": words, **_measured(height, point.value, case)})
+    return records
+
+
+def _simplex_chart(records: list[Record], networks: Sequence[str], case: Case) -> alt.LayerChart:
+    shown = [record for record in records if record["excess"] is not None]
     corners = [
         {"x": x, "y": y, "name": name, "order": order}
-        for order, (name, (x, y)) in enumerate(
-            zip(barrier.networks, map(_place, _CORNERS), strict=True)
-        )
+        for order, (name, (x, y)) in enumerate(zip(networks, map(_place, _CORNERS), strict=True))
     ]
     position = {
         "x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.08, 1.08])),
         "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.12, 1.0])),
     }
     sides = _chart([*corners, {**corners[0], "order": 3}]).mark_line(color="#999", strokeWidth=1)
-    dots = _chart(records).mark_circle(size=90, opacity=1)
+    dots = _chart(shown).mark_circle(size=90, opacity=1)
     colour = alt.Color("excess:Q", title=_unit(case), scale=alt.Scale(scheme="viridis"))
     tooltip = [
         alt.Tooltip("mixture:N"),
         alt.Tooltip("excess:Q", format=".5"),
         alt.Tooltip("value:Q", title=case.metric, format=".5"),
     ]
-    top = max(records, key=lambda record: record["excess"], default=None)
+    top = max(shown, key=lambda record: record["excess"], default=None)
     ring = _chart([top] if top else []).mark_point(size=220, color="#d62728", strokeWidth=2)
     below, above = (
         _chart(some).mark_text(dy=dy).encode(**position, text="name:N")
@@ -252,6 +258,7 @@ def _groups(report: Report) -> Iterator[Figure]:
         }
         for group in report.alignment.groups
         if group.similarity is not None
+        and math.isfinite(group.similarity.before + group.similarity.after)
     ]
     if records:
         yield Figure(
@@ -310,8 +317,19 @@ def _by_case(report: Report) -> Iterator[tuple[Case, list[Row]]]:
 
 
 def _measured(excess: float, value: float, case: Case) -> Record:
+    """Return figures for a chart; what is infinite or no number is a gap."""
     scale = 100 if case.metric == "error" else 1
-    return {"excess": scale * excess, "value": scale * value}
+    return {
+        "excess": scale * excess if math.isfinite(excess) else None,
+        "value": scale * value if math.isfinite(value) else str(value),
+    }
+
+
+def _gaps(records: Sequence[Record]) -> str:
+    """Return a sentence on points that are not shown, if any."""
+    count = sum(record["excess"] is None for record in records)
+    are = "point is" if count == 1 else "points are"
+    return f" {count} {are} infinite or no number, and not shown." if count else ""
 
 
 def _words(case: Case) -> str:

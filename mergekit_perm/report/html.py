@@ -15,7 +15,7 @@ from mergekit_perm.report import summaries
 from mergekit_perm.report.figures import Figure, figures
 from mergekit_perm.report.model import Barrier, Report
 from mergekit_perm.report.pictures import VEGA_LITE
-from mergekit_perm.report.terminal import alignment_sentences, number
+from mergekit_perm.report.terminal import alignment_sentences, gate_words, number
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --line: #d5d8dc; --dim: #5c6370; }
@@ -106,7 +106,7 @@ def _library() -> str:
 
 def _embedded(data: object) -> str:
     """Return `data` as JSON that may stand in a script element."""
-    return json.dumps(data).replace("<", "\\u003c")
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
 
 
 def _introduction(report: Report) -> Iterator[str]:
@@ -154,15 +154,9 @@ def _others(report: Report) -> Iterator[str]:
         yield from _table(["", "split", "loss", "error", "examples"], body)
     if report.gates:
         yield "<h2>Gates</h2>"
-        yield from _table(
-            ["barrier", "split", "value", "at most", ""],
-            [
-                [f"{gate.barrier} {gate.metric}, {gate.alignment}", gate.split,
-                 number(gate.value, metric=gate.metric), number(gate.at_most, metric=gate.metric),
-                 "passed" if gate.passed else "failed"]
-                for gate in report.gates
-            ],
-        )  # fmt: skip
+        for gate in report.gates:
+            verdict = "passed" if gate.passed else '<strong class="failed">FAILED</strong>'
+            yield f"<p>{verdict}: {html.escape(gate_words(gate))}</p>"
 
 
 def _figures(drawn: Sequence[Figure]) -> Iterator[str]:

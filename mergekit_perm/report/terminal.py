@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mergekit_perm.report import summaries
-from mergekit_perm.report.model import Alignment, Barrier, Change, Metrics, Report
+from mergekit_perm.report.model import Alignment, Barrier, Change, Gate, Metrics, Report
 from mergekit_perm.report.show import indented, plain_table, show
 from mergekit_perm.report.sparkline import marks_for, sparkline
 from mergekit_perm.report.summaries import Figure, Row
@@ -376,14 +376,14 @@ def _gates(report: Report, console: Console) -> None:
     _heading(console, "Gates")
     for gate in report.gates:
         verdict = ("passed", "green") if gate.passed else ("FAILED", "bold red")
-        calibration = "" if gate.calibration == "none" else f", {gate.calibration}"
-        show(
-            console,
-            Text.assemble(
-                "  ",
-                verdict,
-                f"  {gate.alignment} {gate.barrier} barrier of {gate.split} {gate.metric}"
-                f"{calibration}: {exact(gate.value, metric=gate.metric)}, "
-                f"at most {exact(gate.at_most, metric=gate.metric)}",
-            ),
-        )
+        show(console, Text.assemble("  ", verdict, f"  {gate_words(gate)}"))
+
+
+def gate_words(gate: Gate) -> str:
+    """Return what a gate is about, the value it had and the most it may have."""
+    calibration = "" if gate.calibration == "none" else f", {gate.calibration}"
+    return (
+        f"{gate.alignment} {gate.barrier} barrier of {gate.split} {gate.metric}{calibration}: "
+        f"{exact(gate.value, metric=gate.metric)}, at most "
+        f"{exact(gate.at_most, metric=gate.metric)}"
+    )

@@ -147,6 +147,10 @@ def test_a_report_is_written_as_html_and_pictures(run: Run) -> None:
     assert f"pictures: {len(pictures)} files\n" in out
     assert {"curves-test-loss-none-aligned.png", "groups.svg"} <= set(pictures)
     assert run("report", "out/tiny", "--html", "x.html", "--json")[0] == 2
+    for option, place in (("--html", "out"), ("--figures", "again.html")):
+        code, _, err = run("report", "out/tiny", option, place)
+        assert (code, err.count("\n")) == (3, 1)
+        assert err.startswith(f"{place}: cannot be written: ")
 
 
 def test_compare_puts_runs_side_by_side(run: Run) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from mergekit_perm.data import Data, Split
+from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate import Metrics, barrier, search_simplex, simplex_grid, simplex_samples
 from mergekit_perm.evaluate.search import next_point
 
@@ -109,3 +110,13 @@ def test_the_barrier_of_a_simplex_is_at_least_that_of_its_grid() -> None:
     (found,) = (b for b in wide if (b.kind, b.metric) == ("simplex", "loss"))
     assert found.barrier > grid.barrier + 1e-4
     assert len(found.points) <= len(grid.points) + 35
+
+
+def test_points_of_a_simplex_need_one() -> None:
+    states = {name: Product(1.0, 1.0).state_dict() for name in "ab"}
+    split = Split("train", TensorDataset(torch.ones(2), torch.zeros(2, dtype=torch.int64)))
+    data = Data("toy", {"train": split}, 2, (), "")
+    with pytest.raises(EvaluationError, match="give `simplex` too"):
+        barrier(states, Product(0.0, 0.0), data, search=3)
+    with pytest.raises(EvaluationError, match="at least 0 random points, not -1"):
+        barrier(states, Product(0.0, 0.0), data, simplex=2, samples=-1)

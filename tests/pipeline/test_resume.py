@@ -81,7 +81,7 @@ def test_points_that_were_measured_are_kept(small: Small, monkeypatch: pytest.Mo
             pipeline.run(small("evaluate.points=9"))
     (kept,) = FOLDER.glob(".stages/*.points.jsonl")
     with kept.open("a", encoding="utf-8") as file:
-        file.write('{"key": "cut o')
+        file.write('\n{"key": "cut o')
     first = list(seen)
     monkeypatch.setattr(evaluate.Engine, "measure", count)
     report = pipeline.run(small("evaluate.points=9"))
@@ -90,6 +90,18 @@ def test_points_that_were_measured_are_kept(small: Small, monkeypatch: pytest.Mo
     assert not list(FOLDER.glob(".stages/*.points.jsonl"))
     again = pipeline.run(small("evaluate.points=9"), out="out/again")
     assert again.barriers == report.barriers
+
+
+def test_force_redoes_points_too(small: Small) -> None:
+    first = pipeline.run(small())
+    name = "evaluate/naive/none/a+b"
+    folder = RunFolder(FOLDER)
+    record = json.loads((FOLDER / ".stages/evaluate+naive+none+a+b.json").read_text())
+    for point in record["result"]["points"]:
+        for metrics in point["metrics"].values():
+            metrics["loss"] = 99.0
+        folder.keep_point(name, record["key"], point)
+    assert pipeline.run(small(), force=True).barriers == first.barriers
 
 
 def test_a_changed_spec_redoes_only_what_depends_on_it(small: Small) -> None:

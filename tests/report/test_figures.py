@@ -13,6 +13,7 @@ from PIL import Image
 
 from mergekit_perm.report import Report
 from mergekit_perm.report.figures import Figure, figures
+from mergekit_perm.report.model import Change
 from mergekit_perm.report.pictures import save_figures
 
 Make = Callable[..., Report]
@@ -73,22 +74,43 @@ def test_matrices_are_symmetric(make_report: Make) -> None:
     assert len(values) == 6
 
 
-def test_what_is_infinite_or_missing_is_left_out(make_report: Make) -> None:
+def test_what_is_infinite_is_a_gap_that_the_caption_counts(make_report: Make) -> None:
     report = make_report()
-    (first, *rest) = report.barriers
-    broken = replace(first.points[2], value=math.inf)
-    points = (*first.points[:2], broken, *first.points[3:])
-    report = replace(
-        report, alignment=None, barriers=(replace(first, barrier=math.inf, points=points), *rest)
-    )
-    found = by_name(report)
-    curve = [r for r in records(found["curves-train-loss-none-naive"]) if r["pair"] == "a - b"]
-    assert [r["share"] for r in curve] == [0.0, 0.25, 0.75, 1.0]
-    assert ("a", "b") not in {
-        (r["one"], r["other"]) for r in records(found["matrix-train-loss-none-naive"])
-    }
-    assert "groups" not in found
-    assert figures(replace(report, barriers=())) == []
+    barriers = []
+    for barrier in report.barriers:
+        points = tuple(
+            replace(point, value=math.inf) if 0.5 in point.weights else point
+            for point in barrier.points
+        )
+        barriers.append(replace(barrier, barrier=math.inf, points=points))
+    found = by_name(replace(report, alignment=None, barriers=tuple(barriers)))
+    curves = found["curves-train-loss-none-naive"]
+    heights = [r["excess"] for r in records(curves) if r["pair"] == "a - b"]
+    assert heights == [0.0, 0.125, None, 0.125, 0.0]
+    assert curves.caption.endswith("3 points are infinite or no number, and not shown.")
+    simplex = found["simplex-train-loss-none-naive"]
+    assert len(records(simplex, 1)) == 4
+    assert simplex.caption.endswith("1 point is infinite or no number, and not shown.")
+    assert not any(name.startswith(("matrix", "groups")) for name in found)
+    for figure in found.values():
+        alt.Chart.from_dict(figure.chart.to_dict(validate=True))
+
+
+def test_figures_of_splits_with_like_names_have_names_of_their_own(make_report: Make) -> None:
+    report = make_report()
+    one = [replace(b, split="val 1") for b in report.barriers if b.split == "test"]
+    other = [replace(b, split="val-1") for b in report.barriers if b.split == "test"]
+    found = figures(replace(report, barriers=(*one, *other)))
+    assert len({figure.name for figure in found}) == len(found)
+    assert "curves-val-1-loss-none-naive-2" in {figure.name for figure in found}
+
+
+def test_a_report_without_barriers_or_figures_of_groups_has_none(make_report: Make) -> None:
+    report = make_report()
+    assert report.alignment is not None
+    group = replace(report.alignment.groups[0], similarity=Change(math.nan, 0.5))
+    broken = replace(report, alignment=replace(report.alignment, groups=(group,)), barriers=())
+    assert figures(broken) == figures(replace(report, alignment=None, barriers=())) == []
 
 
 def test_pictures_are_drawn(make_report: Make, tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_it_says_what_the_terminal_says(make_report: Make) -> None:
     assert '<th scope="row">merged: mean</th>' in text
 
 
+def test_gates_are_told_as_in_the_terminal(make_report: Make) -> None:
+    report = make_report()
+    failed = replace(report.gates[0], value=0.050001, at_most=0.05, passed=False)
+    text = to_html(replace(report, gates=(failed,)))
+    assert '<strong class="failed">FAILED</strong>: ' in text
+    assert "0.050001, at most 0.05</p>" in text
+
+
 def test_a_name_that_is_markup_is_shown_as_text(make_report: Make) -> None:
     text = to_html(make_report(name="</title><script>alert(1)</script>"))
     assert "<script>alert(1)" not in text
