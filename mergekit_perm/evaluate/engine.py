@@ -185,5 +185,6 @@ class Engine:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device ran out of memory; of the CPU's allocator only the message says so."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Tell whether a device ran out of memory; not all have an error of its own for that."""
+    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

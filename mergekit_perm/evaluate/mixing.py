@@ -97,7 +97,15 @@ class Mixer:
                     source[name] = tensor.to(memory_format=layout)
 
     def set(self, weights: Sequence[float]) -> nn.Module:
-        """Write the mix with `weights`, one per state, into `module` and return it."""
+        """Write the mix with `weights`, one per state, into `module` and return it.
+
+        Raises:
+            EvaluationError: another number of weights.
+        """
+        if len(weights) != len(self._sources):
+            raise EvaluationError(
+                f"{len(self._sources)} networks need as many weights, not {len(weights)}"
+            )
         convex = min(weights) >= 0 and math.isclose(sum(weights), 1, abs_tol=1e-9)
         with torch.no_grad():
             for name in self._summed if convex else self._targets:

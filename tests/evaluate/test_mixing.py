@@ -167,3 +167,9 @@ def test_weights_and_networks_are_as_many() -> None:
     with pytest.raises(EvaluationError) as error:
         mix([], [])
     assert str(error.value) == "there are no networks to mix; give at least one"
+
+
+def test_weights_are_one_per_network() -> None:
+    module, a = network(0)
+    with pytest.raises(EvaluationError, match="2 networks need as many weights, not 1"):
+        Mixer(module, [a, network(1)[1]]).set((1.0,))
