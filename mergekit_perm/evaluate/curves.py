@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -100,25 +101,18 @@ def measure_points(
     wanted = set(points)
     found = {point: metrics for point, metrics in (known or {}).items() if point in wanted}
     missing = [point for point in points if point not in found]
+    everything = ChainMap(found, dict(ends or {}))
     highest = -math.inf
-    for done, point, metrics in _counted(engine, found, missing):
+    each = itertools.chain(list(found.items()), engine.each(missing))
+    for done, (point, metrics) in enumerate(each, start=1):
         if point not in found:
             found[point] = metrics
             if keep is not None:
                 keep(point, metrics)
-        highest = max(highest, height(point, {**(ends or {}), **found}))
+        highest = max(highest, height(point, everything))
         note = [] if highest == -math.inf else [f"highest excess {highest:.4f}"]
         progress(task, done, len(points), *note)
     return [found[point] for point in weights]
-
-
-def _counted(
-    engine: Engine | Team, found: Mapping[Weights, dict[str, Metrics]], missing: Sequence[Weights]
-) -> Iterator[tuple[int, Weights, dict[str, Metrics]]]:
-    """Yield, counted, what is known, and then what is measured."""
-    every = itertools.chain(list(found.items()), engine.each(missing))
-    for done, (point, metrics) in enumerate(every, start=1):
-        yield done, point, metrics
 
 
 def barrier(

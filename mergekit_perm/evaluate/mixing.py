@@ -74,10 +74,9 @@ class Mixer:
         ]
         # One name of every storage: what two names share would be interpolated twice.
         places = {_place(self._targets[name]): name for name in reversed(self._targets)}
-        self._plain = [
-            name for name in self._targets if name in {*places.values()} and self._fits(name)
-        ]
-        self._summed = [name for name in self._targets if not self._fits(name)]
+        fitting = {name for name in self._targets if self._fits(name)}
+        self._plain = [name for name in places.values() if name in fitting]
+        self._summed = [name for name in self._targets if name not in fitting]
 
     def _fits(self, name: str) -> bool:
         """Tell whether a tensor may be interpolated: infinities of two networks have no mean."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
@@ -21,7 +22,7 @@ _FINEST = 64
 
 def search_simplex(
     engine: Engine | Team,
-    measured: Measured,
+    measured: Mapping[Weights, dict[str, Metrics]],
     *,
     grid: int,
     count: int,
@@ -50,6 +51,7 @@ def search_simplex(
         What was found, by the weights, in the order of the search.
     """
     found: dict[Weights, dict[str, Metrics]] = {}
+    everything = ChainMap(found, dict(measured))
     heights = {point: height(point, measured) for point in measured}
     for done in range(count):
         highest = max(heights.values())
@@ -63,7 +65,7 @@ def search_simplex(
             found[point] = engine.measure(point)
             if keep is not None:
                 keep(point, found[point])
-        heights[point] = height(point, {**measured, point: found[point]})
+        heights[point] = height(point, everything)
     progress(task, count, count, f"highest excess {max(heights.values()):.4f}")
     return found
 

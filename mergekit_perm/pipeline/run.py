@@ -18,7 +18,6 @@ from mergekit_perm.pipeline.plan import Stage, default_folder, list_stages
 from mergekit_perm.pipeline.stages import Workshop, timed
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.report import Report
-from mergekit_perm.report.html import save_html
 from mergekit_perm.spec import RunSpec
 
 
@@ -70,8 +69,15 @@ def run(
         folder.remove_leftovers({stage.name for stage in stages})
         report = assemble.report(shop.inputs, results, folder)
         report.save(folder.path / "report.json")
-        save_html(report, folder.path / "report.html")
+        _write_page(report, folder)
     return report
+
+
+def _write_page(report: Report, folder: RunFolder) -> None:
+    # What draws figures takes a second to load, which plans have no use for.
+    from mergekit_perm.report.html import save_html
+
+    save_html(report, folder.path / "report.html")
 
 
 def _result(stage: Stage, shop: Workshop, *, force: bool) -> dict[str, Any]:

@@ -43,9 +43,9 @@ class Workshop:
     progress: Progress
     use_cache: bool
     trust_permutations: bool
+    results: Mapping[str, Result] = field(default_factory=dict)
     _states: dict[str, State] = field(default_factory=dict)
     _module: nn.Module | None = None
-    results: Mapping[str, Result] = field(default_factory=dict)
     _engine: tuple[tuple[str, str], Engine] | None = None
 
     def state(self, file: str) -> State:
