@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from mergekit_perm.errors import PermMergeError, RunError, SpecError, suggest
 
 if TYPE_CHECKING:
     from mergekit_perm.pipeline import Plan
+    from mergekit_perm.report.charts import Figure
     from mergekit_perm.spec import RunSpec
 
 app = typer.Typer(
@@ -51,6 +53,14 @@ Out = Annotated[
 Device = Annotated[
     str | None,
     typer.Option(metavar="D", help="auto, cpu, cuda, cuda:N or mps; several: cuda:0,cuda:1."),
+]
+
+
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write it as one HTML file instead.")
+]
+Figures = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write its figures as PNG and SVG instead.")
 ]
 
 
@@ -145,20 +155,36 @@ def compare(
         str | None,
         typer.Option(metavar="FIGURE", help="Order runs by a line, such as simplex; lowest first."),
     ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Do not average over runs that differ by seeds alone.")
+    ] = False,
+    html: Html = None,
+    figures: Figures = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A line for every value.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
 ) -> None:
-    """Show the barrier reports of several runs side by side, with differences to the first."""
+    """Show the barrier reports of several runs side by side, with differences to the first.
+
+    Runs of one spec that differ by seeds alone are one column: means, with 95 % t-intervals.
+    """
     from rich.console import Console
 
     from mergekit_perm.report import Report, compare, render_comparison, to_csv, to_markdown
 
-    if as_json + as_csv + as_markdown > 1:
-        raise typer.BadParameter("choose one of --json, --csv and --markdown")
+    if as_json + as_csv + as_markdown + bool(html or figures) > 1:
+        raise typer.BadParameter(
+            "choose one of --json, --csv and --markdown, or --html and --figures"
+        )
     loaded = [Report.load(path) for path in runs]
-    comparison = compare(loaded, metric=metric, split=split, sort=sort)
-    if as_json:
+    comparison = compare(loaded, metric=metric, split=split, sort=sort, each=each)
+    if html or figures:
+        from mergekit_perm.report.compare_figures import compared_figures
+        from mergekit_perm.report.compare_html import comparison_to_html
+
+        page, drawn = partial(comparison_to_html, comparison), partial(compared_figures, comparison)
+        _write_shown(html, figures, page, drawn)
+    elif as_json:
         typer.echo(json.dumps(comparison.to_json(), indent=2))
     elif as_csv:
         typer.echo(to_csv(comparison), nl=False)
@@ -171,12 +197,8 @@ def compare(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a report.json.")],
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it as one HTML file instead.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write its figures as PNG and SVG instead.")
-    ] = None,
+    html: Html = None,
+    figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the report of a finished run again, or write it as HTML and pictures."""
@@ -186,20 +208,31 @@ def report(
     if as_json:
         raise typer.BadParameter("--json prints the report; choose it, or --html and --figures")
     from mergekit_perm.report import Report
+    from mergekit_perm.report.figures import figures as figures_of
+    from mergekit_perm.report.html import to_html
 
     loaded = Report.load(run)
+    _write_shown(html, figures, partial(to_html, loaded), partial(figures_of, loaded))
+
+
+def _write_shown(
+    html: Path | None,
+    figures: Path | None,
+    page: Callable[[], str],
+    drawn: Callable[[], list[Figure]],
+) -> None:
+    """Write a page and figures where they are asked for, and say where they are."""
     if html is not None:
-        from mergekit_perm.report.html import save_html
+        from mergekit_perm.files import write_text
 
         with _writing(html):
-            save_html(loaded, html)
+            write_text(html, page())
         typer.echo(f"{html}: open it in a browser")
     if figures is not None:
-        from mergekit_perm.report.figures import figures as figures_of
         from mergekit_perm.report.pictures import save_figures
 
         with _writing(figures):
-            written = save_figures(figures_of(loaded), figures)
+            written = save_figures(drawn(), figures)
         typer.echo(f"{figures}: {len(written)} files")
 
 

@@ -26,6 +26,7 @@ from mergekit_perm.pipeline.plan import (
 )
 from mergekit_perm.pipeline.stages import evaluation_name
 from mergekit_perm.report import Report
+from mergekit_perm.spec import without_seeds
 
 Results = Mapping[str, Mapping[str, Any]]
 Plain = dict[str, Any]
@@ -205,6 +206,7 @@ def _provenance(inputs: Inputs, results: Results, folder: RunFolder) -> Plain:
         "device": ", ".join(map(_device_name, inputs.devices)),
         "dtype": inputs.spec.evaluate.precision if inputs.spec.evaluate else "float32",
         "seeds": seeds,
+        "repeats": without_seeds(inputs.spec),
         "seconds": {name: result["seconds"] for name, result in results.items()},
     }
 

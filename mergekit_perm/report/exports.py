@@ -6,12 +6,13 @@ import csv
 import io
 
 from mergekit_perm.report.compare import ComparedRow, Comparison
-from mergekit_perm.report.model import LOOKED_AT, plain
+from mergekit_perm.report.compare_terminal import column_words, spread_words
+from mergekit_perm.report.model import plain
 from mergekit_perm.report.terminal import number
 
 _COLUMNS = (
-    "run", "method", "saw", "split", "metric", "calibration", "figure", "alignment", "value",
-    "difference",
+    "run", "method", "saw", "split", "metric", "calibration", "figure", "alignment", "n", "value",
+    "interval", "difference", "difference_interval",
 )  # fmt: skip
 
 
@@ -19,49 +20,54 @@ def to_csv(comparison: Comparison) -> str:
     """Return a line for every figure of every run, numbers in full.
 
     What a run does not have has no line; errors are shares, not percents; the difference is to the
-    first run.
+    first run. Of runs that repeat one another there are their number, the mean, and half the width
+    of its 95 % interval.
     """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(_COLUMNS)
     for row in comparison.rows:
-        for place, (run, value) in enumerate(zip(comparison.runs, row.values, strict=True)):
-            if value is None:
+        for column, mean, change in zip(
+            comparison.columns, row.means, row.differences, strict=True
+        ):
+            if mean is None:
                 continue
-            method, saw = comparison.alignments[place] or ("", "")
-            difference = comparison.difference(row, place)
             case = row.case
             lines.writerow([
-                run, method, saw, case.split, case.metric, case.calibration, row.label,
-                row.alignment or "", plain(value), "" if difference is None else difference,
+                column.name, *(column.alignment or ("", "")), case.split, case.metric,
+                case.calibration, row.label, row.alignment or "", mean.n, plain(mean.value),
+                _or_empty(mean.half),
+                *(("", "") if change is None else (change.value, _or_empty(change.half))),
             ])  # fmt: skip
     return text.getvalue()
+
+
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None else value
 
 
 def to_markdown(comparison: Comparison) -> str:
     """Return a table for every split, metric and calibration; the best of a line is bold."""
     parts = []
-    if any(comparison.alignments):
-        lines = [
-            "none" if each is None else f"{each[0]}, saw {LOOKED_AT[each[1]]}"
-            for each in comparison.alignments
-        ]
-        parts.append(_table(["alignment", *comparison.runs], [["", *lines]]))
+    if any(column.alignment or len(column.runs) > 1 for column in comparison.columns):
+        lines = [column_words(column) for column in comparison.columns]
+        parts.append(_table(["alignment", *comparison.names], [["", *lines]]))
     for case in dict.fromkeys(row.case for row in comparison.rows):
         title = f"### {case.split} {case.metric}"
         title += "" if case.calibration == "none" else f", calibration {case.calibration}"
         rows = [
-            [row.full_label, *(_cell(row, place) for place in range(len(comparison.runs)))]
+            [row.full_label, *(_cell(row, place) for place in range(len(comparison.columns)))]
             for row in comparison.rows
             if row.case == case
         ]
-        parts += [f"{title}\n", _table(["", *comparison.runs], rows)]
+        parts += [f"{title}\n", _table(["", *comparison.names], rows)]
     return "\n".join(parts)
 
 
 def _cell(row: ComparedRow, place: int) -> str:
     shown = number(row.values[place], metric=row.case.metric)
-    return f"**{shown}**" if row.is_best(place) else shown
+    shown = f"**{shown}**" if row.is_best(place) else shown
+    return shown + spread_words(row.means[place], row.case.metric)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

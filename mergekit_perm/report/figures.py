@@ -7,18 +7,27 @@ Vega-Altair; the same specification is shown in HTML and written as PNG or SVG.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
 import altair as alt
 
 from mergekit_perm.report import summaries
+from mergekit_perm.report.charts import (
+    Figure,
+    Record,
+    case_words,
+    excess_axis,
+    excess_words,
+    file_name,
+    gaps,
+    layers,
+    measured,
+    named_apart,
+    plot,
+    shown,
+)
 from mergekit_perm.report.model import Barrier, Report
 from mergekit_perm.report.summaries import Case, Row
-
-Record = dict[str, Any]
 
 # The height of a curve, a row of a list, and the width of a square figure, in pixels.
 _CURVE = 260
@@ -29,44 +38,9 @@ _SQUARE = 300
 _MANY = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure.
-
-    Attributes:
-        name: of a file, without an ending.
-        kind: what it shows, a few words.
-        case: of which split, metric and calibration, "" where it is of none.
-        caption: what is shown, and in which unit.
-        chart: how it is drawn.
-        wide: whether it is as wide as there is room.
-    """
-
-    name: str
-    kind: str
-    case: str
-    caption: str
-    chart: alt.Chart | alt.LayerChart
-    wide: bool = True
-
-    @property
-    def title(self) -> str:
-        """What it shows, and in which case."""
-        return f"{self.kind}: {self.case}" if self.case else self.kind
-
-    def specification(self) -> Record:
-        """Return the Vega-Lite specification, complete with its data."""
-        found: Record = self.chart.to_dict(validate=False)
-        return found
-
-
 def figures(report: Report) -> list[Figure]:
     """Return all figures of `report`, case by case within every kind; no two have one name."""
-    found: list[Figure] = []
-    for figure in (figure for kind in KINDS for figure in kind(report)):
-        same = sum(other.name == figure.name for other in found)
-        found.append(replace(figure, name=f"{figure.name}-{same + 1}") if same else figure)
-    return found
+    return named_apart([figure for kind in KINDS for figure in kind(report)])
 
 
 # --------------------------------------------------------------------------------------- curves
@@ -84,11 +58,11 @@ def _curves(report: Report) -> Iterator[Figure]:
             ]
             if records:
                 yield Figure(
-                    _name("curves", case, alignment),
+                    file_name("curves", case, alignment),
                     f"Curves, {alignment}",
-                    _words(case),
-                    f"{_excess(case)} along the path of every pair, from the first network (0) to "
-                    f"the second (1).{_gaps(records)}",
+                    case_words(case),
+                    f"{excess_words(case)} along the path of every pair, from the first network "
+                    f"(0) to the second (1).{gaps(records)}",
                     _curve_chart(records, case, len(pairs)),
                 )
 
@@ -96,7 +70,7 @@ def _curves(report: Report) -> Iterator[Figure]:
 def _curve(label: str, barrier: Barrier, case: Case) -> list[Record]:
     heights = summaries.excesses(barrier)
     return [
-        {"pair": label, "share": point.weights[1], **_measured(height, point.value, case)}
+        {"pair": label, "share": point.weights[1], **measured(height, point.value, case)}
         for point, height in zip(barrier.points, heights, strict=True)
     ]
 
@@ -104,11 +78,11 @@ def _curve(label: str, barrier: Barrier, case: Case) -> list[Record]:
 def _curve_chart(records: list[Record], case: Case, pairs: int) -> alt.Chart:
     legend = alt.Legend(orient="bottom", columns=3) if pairs < _MANY else None
     chart: alt.Chart = (
-        _chart(records)
+        plot(records)
         .mark_line(point=alt.OverlayMarkDef(size=25), strokeWidth=1.5)
         .encode(
             x=alt.X("share:Q", title="share of the second network"),
-            y=alt.Y("excess:Q", title=_unit(case)),
+            y=alt.Y("excess:Q", title=excess_axis(case)),
             color=alt.Color("pair:N", title=None, legend=legend),
             tooltip=[
                 alt.Tooltip("pair:N"),
@@ -133,12 +107,12 @@ def _simplexes(report: Report) -> Iterator[Figure]:
                 if row.kind == "simplex" and barrier is not None and len(row.networks) == 3:
                     records = _mixtures(barrier, case)
                     yield Figure(
-                        _name("simplex", case, alignment),
+                        file_name("simplex", case, alignment),
                         f"Simplex, {alignment}",
-                        _words(case),
-                        f"{_excess(case)} of mixtures of {', '.join(row.networks)}: a corner is a "
-                        "network, a side the path of a pair. The highest has a ring."
-                        f"{_gaps(records)}",
+                        case_words(case),
+                        f"{excess_words(case)} of mixtures of {', '.join(row.networks)}: a corner "
+                        "is a network, a side the path of a pair. The highest has a ring."
+                        f"{gaps(records)}",
                         _simplex_chart(records, row.networks, case),
                         wide=False,
                     )
@@ -150,12 +124,12 @@ def _mixtures(barrier: Barrier, case: Case) -> list[Record]:
         x, y = _place(point.weights)
         shares = dict(zip(barrier.networks, point.weights, strict=True))
         words = ", ".join(f"{share:.3g} {name}" for name, share in shares.items() if share)
-        records.append({"x": x, "y": y, "mixture": words, **_measured(height, point.value, case)})
+        records.append({"x": x, "y": y, "mixture": words, **measured(height, point.value, case)})
     return records
 
 
 def _simplex_chart(records: list[Record], networks: Sequence[str], case: Case) -> alt.LayerChart:
-    shown = [record for record in records if record["excess"] is not None]
+    known = [record for record in records if record["excess"] is not None]
     corners = [
         {"x": x, "y": y, "name": name, "order": order}
         for order, (name, (x, y)) in enumerate(zip(networks, map(_place, _CORNERS), strict=True))
@@ -164,21 +138,21 @@ def _simplex_chart(records: list[Record], networks: Sequence[str], case: Case) -
         "x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.08, 1.08])),
         "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.12, 1.0])),
     }
-    sides = _chart([*corners, {**corners[0], "order": 3}]).mark_line(color="#999", strokeWidth=1)
-    dots = _chart(shown).mark_circle(size=90, opacity=1)
-    colour = alt.Color("excess:Q", title=_unit(case), scale=alt.Scale(scheme="viridis"))
+    sides = plot([*corners, {**corners[0], "order": 3}]).mark_line(color="#999", strokeWidth=1)
+    dots = plot(known).mark_circle(size=90, opacity=1)
+    colour = alt.Color("excess:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
     tooltip = [
         alt.Tooltip("mixture:N"),
         alt.Tooltip("excess:Q", format=".5"),
         alt.Tooltip("value:Q", title=case.metric, format=".5"),
     ]
-    top = max(shown, key=lambda record: record["excess"], default=None)
-    ring = _chart([top] if top else []).mark_point(size=220, color="#d62728", strokeWidth=2)
+    top = max(known, key=lambda record: record["excess"], default=None)
+    ring = plot([top] if top else []).mark_point(size=220, color="#d62728", strokeWidth=2)
     below, above = (
-        _chart(some).mark_text(dy=dy).encode(**position, text="name:N")
+        plot(some).mark_text(dy=dy).encode(**position, text="name:N")
         for some, dy in ((corners[:2], 14), (corners[2:], -12))
     )
-    return _layers(
+    return layers(
         sides.encode(**position, order="order:Q"),
         dots.encode(**position, color=colour, tooltip=tooltip),
         ring.encode(**position),
@@ -210,15 +184,15 @@ def _matrices(report: Report) -> Iterator[Figure]:
             for row in pairs:
                 barrier = getattr(row, alignment)
                 if barrier is not None and math.isfinite(barrier.barrier):
-                    value = barrier.barrier * (100 if case.metric == "error" else 1)
+                    value = shown(barrier.barrier, case)
                     for one, other in (row.networks, row.networks[::-1]):
                         records.append({"one": one, "other": other, "barrier": value})
             if records:
                 yield Figure(
-                    _name("matrix", case, alignment),
+                    file_name("matrix", case, alignment),
                     f"Barriers of pairs, {alignment}",
-                    _words(case),
-                    f"The highest {_excess(case).lower()} on the path of every pair.",
+                    case_words(case),
+                    f"The highest {excess_words(case).lower()} on the path of every pair.",
                     _matrix_chart(records, list(report.networks), case),
                     wide=False,
                 )
@@ -226,20 +200,20 @@ def _matrices(report: Report) -> Iterator[Figure]:
 
 def _matrix_chart(records: list[Record], names: list[str], case: Case) -> alt.LayerChart:
     top = max(record["barrier"] for record in records)
-    base = _chart(records).encode(
+    base = plot(records).encode(
         x=alt.X("other:N", title=None, sort=names, axis=alt.Axis(orient="top", labelAngle=0)),
         y=alt.Y("one:N", title=None, sort=names),
         tooltip=["one:N", "other:N", alt.Tooltip("barrier:Q", format=".5")],
     )
     cells = base.mark_rect().encode(
-        color=alt.Color("barrier:Q", title=_unit(case), scale=alt.Scale(scheme="viridis"))
+        color=alt.Color("barrier:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
     )
     text = base.mark_text(fontSize=11).encode(
         text=alt.Text("barrier:Q", format=".3~f" if top < 100 else ".3~s"),
         color=alt.condition(alt.datum.barrier > top / 2, alt.value("#000"), alt.value("#fff")),
     )
     side = min(_SQUARE, 70 * len(names))
-    return _layers(cells, text, width=side, height=side)
+    return layers(cells, text, width=side, height=side)
 
 
 # --------------------------------------------------------------------------------------- groups
@@ -273,7 +247,7 @@ def _groups(report: Report) -> Iterator[Figure]:
 
 def _group_chart(records: list[Record]) -> alt.LayerChart:
     order = [record["group"] for record in records]
-    base = _chart(records).encode(
+    base = plot(records).encode(
         y=alt.Y("group:N", sort=order, title=None),
         tooltip=[
             alt.Tooltip("group:N"),
@@ -284,7 +258,7 @@ def _group_chart(records: list[Record]) -> alt.LayerChart:
         ],
     )
     title = "mean cosine"
-    return _layers(
+    return layers(
         base.mark_rule(color="#999").encode(x=alt.X("before:Q", title=title), x2="after:Q"),
         base.mark_point(size=40).encode(x="before:Q"),
         base.mark_circle(size=45, opacity=1).encode(x="after:Q"),
@@ -297,55 +271,7 @@ KINDS: tuple[Callable[[Report], Iterator[Figure]], ...] = (_curves, _simplexes, 
 """Every kind of figure: a function from a report to the figures it has of that kind."""
 
 
-def _chart(records: Sequence[Record]) -> alt.Chart:
-    return alt.Chart(alt.InlineData(values=list(records)))
-
-
-def _layers(*charts: alt.Chart, width: int | str, height: int) -> alt.LayerChart:
-    layered = alt.layer(*charts)
-    assert isinstance(layered, alt.LayerChart), "no chart has facets"
-    return layered.properties(width=width, height=height)
-
-
-# ---------------------------------------------------------------------------------------- words
-
-
 def _by_case(report: Report) -> Iterator[tuple[Case, list[Row]]]:
     rows = summaries.rows(report)
     for case in summaries.cases(report):
         yield case, [row for row in rows if row.case == case]
-
-
-def _measured(excess: float, value: float, case: Case) -> Record:
-    """Return figures for a chart; what is infinite or no number is a gap."""
-    scale = 100 if case.metric == "error" else 1
-    return {
-        "excess": scale * excess if math.isfinite(excess) else None,
-        "value": scale * value if math.isfinite(value) else str(value),
-    }
-
-
-def _gaps(records: Sequence[Record]) -> str:
-    """Return a sentence on points that are not shown, if any."""
-    count = sum(record["excess"] is None for record in records)
-    are = "point is" if count == 1 else "points are"
-    return f" {count} {are} infinite or no number, and not shown." if count else ""
-
-
-def _words(case: Case) -> str:
-    calibrated = "" if case.calibration == "none" else f", calibration {case.calibration}"
-    return f"{case.split} {case.metric}{calibrated}"
-
-
-def _excess(case: Case) -> str:
-    unit = "in percentage points" if case.metric == "error" else "in nats"
-    return f"Excess of the {case.metric} over the mix of the networks' own, {unit},"
-
-
-def _unit(case: Case) -> str:
-    return "excess, points" if case.metric == "error" else "excess, nats"
-
-
-def _name(kind: str, case: Case, alignment: str) -> str:
-    parts = (kind, case.split, case.metric, case.calibration, alignment)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))

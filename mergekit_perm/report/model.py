@@ -158,7 +158,14 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the figures were made with; `seconds` by stage."""
+    """What the figures were made with.
+
+    Attributes:
+        spec_sha256: of the run's `spec.yaml`.
+        seconds: by stage.
+        repeats: a hash of the spec without its name and its seeds, the same for runs that repeat
+            one another; "" in reports of earlier versions.
+    """
 
     spec_sha256: str
     versions: Mapping[str, str]
@@ -166,6 +173,7 @@ class Provenance:
     dtype: str
     seeds: Mapping[str, int]
     seconds: Mapping[str, float]
+    repeats: str = ""
 
 
 @dataclass(frozen=True, slots=True)

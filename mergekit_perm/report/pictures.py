@@ -8,7 +8,7 @@ import altair as alt
 import vl_convert
 
 from mergekit_perm.files import write_bytes, write_text
-from mergekit_perm.report.figures import Figure
+from mergekit_perm.report.charts import Figure
 
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """The version of Vega-Lite that figures are written for, as the renderer names it."""

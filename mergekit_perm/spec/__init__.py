@@ -1,7 +1,7 @@
 """Run specs: what a run does, declared in YAML; reading one loads no torch."""
 
 from mergekit_perm.spec.load import load, loads
-from mergekit_perm.spec.resolve import resolved
+from mergekit_perm.spec.resolve import resolved, without_seeds
 from mergekit_perm.spec.run_spec import RunSpec
 
-__all__ = ["RunSpec", "load", "loads", "resolved"]
+__all__ = ["RunSpec", "load", "loads", "resolved", "without_seeds"]

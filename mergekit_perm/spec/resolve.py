@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,6 +23,20 @@ def resolved(spec: RunSpec) -> str:
     are as they were written.
     """
     return _HEAD + dump(_plain(spec))
+
+
+def without_seeds(spec: RunSpec) -> str:
+    """Return a hash of `spec` without its name and its seeds: what runs share that repeat it."""
+    content = _unseeded(_plain(spec))
+    del content["name"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _unseeded(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {k: item for k, item in value.items() if k != "seed" or not isinstance(item, int)}
+        return {key: _unseeded(item) for key, item in kept.items()}
+    return [_unseeded(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

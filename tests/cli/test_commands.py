@@ -156,26 +156,50 @@ def test_a_report_is_written_as_html_and_pictures(run: Run) -> None:
 def test_compare_puts_runs_side_by_side(run: Run) -> None:
     run("run", "tiny.yaml")
     run("run", "tiny.yaml", "--set", "align.seed=1", "--set", "name=second")
-    code, out, _ = run("compare", "out/tiny", "out/second", "--metric", "loss")
+    code, out, _ = run("compare", "out/tiny", "out/second", "--each", "--metric", "loss")
     assert code == 0
     assert "tiny" in out and "second" in out and "error" not in out
-    rows = json.loads(run("compare", "out/tiny", "out/second", "--json")[1])["rows"]
+    rows = json.loads(run("compare", "out/tiny", "out/second", "--each", "--json")[1])["rows"]
     assert {row["alignment"] for row in rows} == {"naive", "aligned"}
     assert all(row["differences"][1] == row["values"][1] - row["values"][0] for row in rows)
+
+
+def test_compare_averages_runs_that_differ_by_seeds(run: Run) -> None:
+    run("run", "tiny.yaml")
+    run("run", "tiny.yaml", "--set", "align.seed=1", "--set", "name=tiny-1")
+    both = json.loads(run("compare", "out/tiny", "out/tiny-1", "--json")[1])
+    assert (both["runs"], both["repeats"]) == (["tiny"], [["tiny", "tiny-1"]])
+    assert all(row["intervals"][0] is not None for row in both["rows"])
+    assert "mean of 2 runs, 95% t-interval" in run("compare", "out/tiny", "out/tiny-1")[1]
+    run("run", "tiny.yaml", "--set", "evaluate.points=3", "--set", "name=third")
+    names = json.loads(run("compare", "out/tiny", "out/third", "--json")[1])["runs"]
+    assert names == ["tiny", "third"]
+
+
+def test_compare_writes_a_page_and_pictures(run: Run) -> None:
+    run("run", "tiny.yaml")
+    code, out, _ = run("compare", "out/tiny", "--html", "runs.html", "--figures", "pictures")
+    assert code == 0
+    assert out.startswith("runs.html: open it in a browser\npictures: ")
+    assert "<h2>test loss</h2>" in Path("runs.html").read_text(encoding="utf-8")
+    assert {file.suffix for file in Path("pictures").iterdir()} == {".png", ".svg"}
+    code, _, err = run("compare", "out/tiny", "--html", "out")
+    assert (code, err.count("\n")) == (3, 1)
 
 
 def test_compare_for_other_programs_and_in_order(run: Run) -> None:
     run("run", "tiny.yaml")
     run("run", "tiny.yaml", "--set", "align.seed=1", "--set", "name=second")
-    lines = run("compare", "out/tiny", "out/second", "--csv")[1].splitlines()
-    assert lines[0].startswith("run,method,saw,split,metric,calibration,figure,alignment,value")
+    both = ("compare", "out/tiny", "out/second", "--each")
+    lines = run(*both, "--csv")[1].splitlines()
+    assert lines[0].startswith("run,method,saw,split,metric,calibration,figure,alignment,n,value")
     assert {line.split(",")[0] for line in lines[1:]} == {"tiny", "second"}
-    assert "### test loss" in run("compare", "out/tiny", "out/second", "--markdown")[1]
+    assert "### test loss" in run(*both, "--markdown")[1]
     code, _, err = run("compare", "out/tiny", "--csv", "--json")
     assert code == 2
     assert "choose one of --json, --csv and --markdown" in err
     figure = lines[1].split(",")[6]
-    rows = json.loads(run("compare", "out/tiny", "out/second", "--sort", figure, "--json")[1])
+    rows = json.loads(run(*both, "--sort", figure, "--json")[1])
     chosen = [r for r in rows["rows"] if (r["figure"], r["alignment"]) == (figure, "aligned")]
     assert chosen[0]["values"] == sorted(chosen[0]["values"])
 

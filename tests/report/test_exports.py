@@ -67,10 +67,10 @@ def test_runs_come_in_the_order_of_a_figure(make_report: Make) -> None:
     without = replace(make_report(name="none"), barriers=())
     for figure in ("simplex", "simplex, naive", "simplex of 3", "simplex of 3, aligned"):
         found = compare([without, *reports], sort=figure, metric="loss")
-        assert found.runs == ("low", "middle", "high", "none")
+        assert found.names == ("low", "middle", "high", "none")
     row = next(row for row in found.rows if row.full_label == "simplex of 3, naive")
     assert row.values == (0.5, 1.0, 2.0, None)
-    assert [found.difference(row, place) for place in range(4)] == [None, 0.5, 1.5, None]
+    assert [each and each.value for each in row.differences] == [None, 0.5, 1.5, None]
 
 
 def test_a_figure_that_is_not_there(make_report: Make) -> None:

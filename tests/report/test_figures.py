@@ -6,28 +6,22 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 from PIL import Image
 
 from mergekit_perm.report import Report
-from mergekit_perm.report.figures import Figure, figures
+from mergekit_perm.report.charts import Figure
+from mergekit_perm.report.figures import figures
 from mergekit_perm.report.model import Change
 from mergekit_perm.report.pictures import save_figures
+from tests.report.drawn import records
 
 Make = Callable[..., Report]
 
 
 def by_name(report: Report) -> dict[str, Figure]:
     return {figure.name: figure for figure in figures(report)}
-
-
-def records(figure: Figure, layer: int | None = None) -> list[dict[str, Any]]:
-    found = figure.chart.to_dict(validate=False)
-    part = found if layer is None else found["layer"][layer]
-    values: list[dict[str, Any]] = found["datasets"][part.get("data", found.get("data"))["name"]]
-    return values
 
 
 def test_every_kind_is_there_in_every_case(make_report: Make) -> None:

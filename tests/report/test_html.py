@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mergekit_perm.report import Report
+from mergekit_perm.report import Report, compare
+from mergekit_perm.report.compare_figures import compared_figures
+from mergekit_perm.report.compare_html import comparison_to_html
 from mergekit_perm.report.figures import figures
-from mergekit_perm.report.html import save_html, to_html
+from mergekit_perm.report.html import to_html
+
+SCREENSHOTS = Path(__file__).parents[2] / "build/screenshots"
 
 Make = Callable[..., Report]
 
@@ -73,26 +77,47 @@ def test_a_report_without_barriers(make_report: Make) -> None:
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 @pytest.mark.parametrize("width", [1280, 400])
-def test_a_browser_draws_every_figure(make_report: Make, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("page", ["report", "comparison"])
+def test_a_browser_draws_every_figure(
+    make_report: Make, tmp_path: Path, page: str, width: int
+) -> None:
+    """Screenshots stay in build/screenshots, to be looked at."""
     assert BROWSER is not None
-    report, page, picture = make_report(), tmp_path / "report.html", tmp_path / "page.png"
-    save_html(report, page)
+    first = make_report()
+    if page == "report":
+        text, count = to_html(first), len(figures(first))
+    else:
+        comparison = compare([first, *repeats_of(make_report(name="again"))])
+        text, count = comparison_to_html(comparison), len(compared_figures(comparison))
+    file, picture = tmp_path / "page.html", SCREENSHOTS / f"{page}-{width}.png"
+    file.write_text(text, encoding="utf-8")
     common = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
         "--virtual-time-budget=20000", f"--window-size={width},2400",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]  # fmt: skip
     shown = subprocess.run(
-        [*common, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
+        [*common, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120
     )
     assert "CONSOLE" not in shown.stderr, shown.stderr
-    count = len(figures(report))
     assert f'data-drawn="{count}"' in shown.stdout
     assert shown.stdout.count("<svg") >= count
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.unlink(missing_ok=True)
     subprocess.run(
-        [*common, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120
+        [*common, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=120
     )
     with Image.open(picture) as image:
         assert image.width == width
         colours = image.convert("RGB").getcolors(1 << 24)
         assert colours is not None and len(colours) > 100
+
+
+def repeats_of(report: Report) -> list[Report]:
+    """The report, and another that repeats it with other seeds and lower barriers."""
+    made = replace(report.provenance, repeats="again", seeds={"networks/a": 0})
+    lower = tuple(replace(barrier, barrier=barrier.barrier / 2) for barrier in report.barriers)
+    return [
+        replace(report, provenance=made),
+        replace(report, barriers=lower, provenance=replace(made, seeds={"networks/a": 1})),
+    ]

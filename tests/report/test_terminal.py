@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mergekit_perm.errors import RunError
 from mergekit_perm.report import Report, compare, render, render_comparison
-from mergekit_perm.report.compare import _blocks
+from mergekit_perm.report.compare_terminal import _blocks
 from mergekit_perm.report.model import Barrier, Change, Point
 from mergekit_perm.report.show import _encodable
 from mergekit_perm.report.terminal import alignment_sentences, exact, number
@@ -206,7 +206,7 @@ def test_a_run_without_alignment_has_none_to_compare(make_report: Make) -> None:
 
 def test_many_runs_wrap_into_blocks_and_share_no_name(make_report: Make) -> None:
     comparison = compare([make_report()] * 4, metric="loss", split="test")
-    assert comparison.runs == ("example (1)", "example (2)", "example (3)", "example (4)")
+    assert comparison.names == ("example (1)", "example (2)", "example (3)", "example (4)")
     text = shown(lambda console: render_comparison(comparison, console))
     assert text.count("test loss") == 2
 
@@ -358,7 +358,8 @@ def test_a_comparison_has_merged_networks_and_sums(make_report: Make) -> None:
     assert found["test", "mean pair", "naive"].values == (0.75, 0.75)
     assert found["test", "barycentre", "naive"].values == (-0.125, -0.125)
     curves = {(c.case.split, c.alignment): c.curves for c in comparison.curves}
-    assert curves["test", "naive"] == ((0.0, 0.25, 1.0, 0.25, 0.0),) * 2
+    heights = [[mean.value for _, mean in curve or ()] for curve in curves["test", "naive"]]
+    assert heights == [[0.0, 0.25, 1.0, 0.25, 0.0]] * 2
 
 
 @pytest.mark.parametrize("runs", [1, 2, 3, 5, 9])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mergekit_perm.spec import alignment, loads, resolved
+from mergekit_perm.spec import alignment, loads, resolved, without_seeds
 from mergekit_perm.yaml_document import dump, read
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,6}", fullmatch=True)
@@ -265,3 +265,22 @@ def test_exactly_the_options_of_the_method_are_written(method: str) -> None:
     expected = ["reference", "method", "permutations", *alignment.options_of(method)]
     assert list(written) == expected
     assert written["method"] == method and written["max_seconds"] is None
+
+
+def test_runs_that_repeat_one_another_share_a_hash() -> None:
+    text = """
+format: perm-merge/run@1
+name: one
+architecture: mlp
+options: {in_features: 64, hidden: [8], num_classes: 10}
+data: digits
+networks: {a: {train: {seed: 0}}, seed: {train: {seed: 1}}}
+align: {method: weight_matching, seed: 3}
+evaluate: {simplex: {grid: 2, samples: 1, seed: 5}}
+"""
+    other = text.replace("name: one", "name: two")
+    for old, new in (("seed: 0", "seed: 7"), ("seed: 3", "seed: 8"), ("seed: 5", "seed: 9")):
+        other = other.replace(old, new)
+    assert without_seeds(loads(other)) == without_seeds(loads(text))
+    for old, new in (("[8]", "[9]"), ("seed: {train", "b: {train"), ("grid: 2", "grid: 3")):
+        assert without_seeds(loads(text.replace(old, new))) != without_seeds(loads(text))

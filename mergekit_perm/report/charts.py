@@ -1,0 +1,110 @@
+"""What all figures are made of: a chart with a caption, and the words on its axes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import altair as alt
+
+from mergekit_perm.report.summaries import Case
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure.
+
+    Attributes:
+        name: of a file, without an ending.
+        kind: what it shows, a few words.
+        case: of which split, metric and calibration, "" where it is of none.
+        caption: what is shown, and in which unit.
+        chart: how it is drawn.
+        wide: whether it is as wide as there is room.
+    """
+
+    name: str
+    kind: str
+    case: str
+    caption: str
+    chart: alt.Chart | alt.LayerChart
+    wide: bool = True
+
+    @property
+    def title(self) -> str:
+        """What it shows, and in which case."""
+        return f"{self.kind}: {self.case}" if self.case else self.kind
+
+    def specification(self) -> Record:
+        """Return the Vega-Lite specification, complete with its data."""
+        found: Record = self.chart.to_dict(validate=False)
+        return found
+
+
+def named_apart(figures: Sequence[Figure]) -> list[Figure]:
+    """Return `figures`, those numbered whose name another one has before them."""
+    found: list[Figure] = []
+    for figure in figures:
+        same = sum(other.name == figure.name for other in found)
+        found.append(replace(figure, name=f"{figure.name}-{same + 1}") if same else figure)
+    return found
+
+
+def plot(records: Sequence[Record]) -> alt.Chart:
+    """Return a chart of `records`, without marks."""
+    return alt.Chart(alt.InlineData(values=list(records)))
+
+
+def layers(*charts: alt.Chart, width: int | str, height: int) -> alt.LayerChart:
+    """Return `charts` on top of one another."""
+    layered = alt.layer(*charts)
+    assert isinstance(layered, alt.LayerChart), "no chart has facets"
+    return layered.properties(width=width, height=height)
+
+
+def measured(excess: float, value: float, case: Case) -> Record:
+    """Return figures for a chart; what is infinite or no number is a gap."""
+    return {
+        "excess": shown(excess, case) if math.isfinite(excess) else None,
+        "value": shown(value, case) if math.isfinite(value) else str(value),
+    }
+
+
+def shown(value: float, case: Case) -> float:
+    """Return `value` in the unit of an axis: an error in percent."""
+    return 100 * value if case.metric == "error" else value
+
+
+def gaps(records: Sequence[Record]) -> str:
+    """Return a sentence on points that are not shown, if any."""
+    count = sum(record["excess"] is None for record in records)
+    are = "point is" if count == 1 else "points are"
+    return f" {count} {are} infinite or no number, and not shown." if count else ""
+
+
+def case_words(case: Case) -> str:
+    """Return what was measured."""
+    calibrated = "" if case.calibration == "none" else f", calibration {case.calibration}"
+    return f"{case.split} {case.metric}{calibrated}"
+
+
+def excess_words(case: Case) -> str:
+    """Return what a height is, to begin a sentence with."""
+    unit = "in percentage points" if case.metric == "error" else "in nats"
+    return f"Excess of the {case.metric} over the mix of the networks' own, {unit},"
+
+
+def excess_axis(case: Case) -> str:
+    """Return the title of an axis of heights."""
+    return "excess, points" if case.metric == "error" else "excess, nats"
+
+
+def file_name(kind: str, case: Case, alignment: str) -> str:
+    """Return the name of a figure."""
+    parts = (kind, case.split, case.metric, case.calibration, alignment)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))

@@ -1,0 +1,144 @@
+"""A comparison in a terminal: figures in lines, runs in columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from mergekit_perm.report.compare import Column, ComparedRow, Comparison
+from mergekit_perm.report.intervals import LEVEL, Mean
+from mergekit_perm.report.model import LOOKED_AT
+from mergekit_perm.report.show import indented, plain_table, show
+from mergekit_perm.report.sparkline import BLOCKS, marks_for, sparkline
+from mergekit_perm.report.summaries import Case
+from mergekit_perm.report.terminal import number
+
+_GAP = 2
+
+
+def render_comparison(comparison: Comparison, console: Console) -> None:
+    """Print `comparison`: a block of columns after the other where they do not fit side by side."""
+    marks, sign = marks_for(console.encoding), _plus_minus(console.encoding)
+    _show_columns(comparison, console)
+    for case in dict.fromkeys(row.case for row in comparison.rows):
+        title = f"{case.split} {case.metric}"
+        title += "" if case.calibration == "none" else f", calibration {case.calibration}"
+        lines = _lines(comparison, case, marks, sign)
+        for places in _blocks(lines, comparison.names, console.width):
+            show(console)
+            show(console, Text(title, style="bold"))
+            table = plain_table("", [comparison.names[place] for place in places])
+            for label, cells in lines:
+                table.add_row(Text(label), *(cells[place] for place in places))
+            show(console, indented(table))
+    show(console)
+
+
+def column_words(column: Column) -> str:
+    """Return by what the networks of a column were aligned, and of how many runs it is the mean."""
+    words = "none"
+    if column.alignment is not None:
+        words = f"{column.alignment[0]}, saw {LOOKED_AT[column.alignment[1]]}"
+    if len(column.runs) > 1:
+        words += f"; mean of {len(column.runs)} runs, {LEVEL:.0%} t-interval"
+    return words
+
+
+def spread_words(mean: Mean | None, metric: str, sign: str = "±") -> str:
+    """Return half the width of an interval, with a sign before it; nothing where there is none."""
+    return "" if mean is None or mean.half is None else f" {sign}{number(mean.half, metric=metric)}"
+
+
+def change_words(change: Mean | None, metric: str, sign: str = "±") -> str:
+    """Return a difference in brackets; nothing where there is none."""
+    if change is None:
+        return ""
+    text = number(change.value, metric=metric)
+    plus = "" if text.startswith("-") else "+"
+    return f" ({plus}{text}{spread_words(change, metric, sign)})"
+
+
+def _show_columns(comparison: Comparison, console: Console) -> None:
+    """Print by what each run was aligned: one line of a run for another with more to go by."""
+    if not any(column.alignment or len(column.runs) > 1 for column in comparison.columns):
+        return
+    show(console)
+    show(console, Text("alignment", style="bold"))
+    table = plain_table("", [""])
+    table.show_header = False
+    table.columns[1].justify = "left"
+    for column in comparison.columns:
+        table.add_row(Text(column.name), Text(column_words(column)))
+    show(console, indented(table))
+
+
+def _lines(
+    comparison: Comparison, case: Case, marks: str, sign: str
+) -> list[tuple[str, list[Text]]]:
+    """Return the label of every line of a case, and its cell for every column."""
+    chosen_rows = [row for row in comparison.rows if row.case == case]
+    columns = [_column(chosen_rows, place, sign) for place in range(len(comparison.columns))]
+    found = [
+        (row.full_label, [column[i] for column in columns]) for i, row in enumerate(chosen_rows)
+    ]
+    chosen = [compared for compared in comparison.curves if compared.case == case]
+    curves = [[[m.value for _, m in curve or ()] for curve in c.curves] for c in chosen]
+    heights = [height for each in curves for curve in each for height in curve]
+    top = max((height for height in heights if math.isfinite(height)), default=0.0)
+    for compared, each in zip(chosen, curves, strict=True):
+        pictures = (sparkline(curve, top=top, marks=marks) for curve in each)
+        label = f"worst curve, {compared.alignment}"
+        found.append((label, [Text(picture or "-") for picture in pictures]))
+    return found
+
+
+def _blocks(
+    lines: Sequence[tuple[str, Sequence[Text]]], names: Sequence[str], width: int
+) -> list[list[int]]:
+    """Return the places of the runs that fit beside one another, at least one at a time."""
+    labels = min(max(cell_len(label) for label, _ in lines), width // 3)
+    blocks: list[list[int]] = []
+    left = 0
+    for place, name in enumerate(names):
+        cells = [cells[place].cell_len for _, cells in lines]
+        needed = max(cell_len(name), *cells) + _GAP
+        if not blocks or needed > left:
+            blocks.append([])
+            left = width - _GAP - labels
+        blocks[-1].append(place)
+        left -= needed
+    return blocks
+
+
+def _column(rows: Sequence[ComparedRow], place: int, sign: str) -> list[Text]:
+    """Return the cells of one column, every part of them as wide as the widest of its kind."""
+
+    def words(
+        of: Callable[[Mean | None, str, str], str], means: Iterable[Mean | None]
+    ) -> list[str]:
+        texts = [of(mean, row.case.metric, sign) for row, mean in zip(rows, means, strict=True)]
+        width = max(map(len, texts))
+        return [text.rjust(width) for text in texts]
+
+    spreads = words(spread_words, (row.means[place] for row in rows))
+    changes = words(change_words, (row.differences[place] for row in rows))
+    return [
+        _cell(row, place, spread, change)
+        for row, spread, change in zip(rows, spreads, changes, strict=True)
+    ]
+
+
+def _cell(row: ComparedRow, place: int, spread: str, change: str) -> Text:
+    shown = Text(number(row.values[place], metric=row.case.metric))
+    if row.is_best(place):
+        shown.stylize("bold")
+    return shown.append(spread).append(change, style="dim")
+
+
+def _plus_minus(encoding: str) -> str:
+    """Return the sign before half an interval that a terminal with `encoding` can show."""
+    return "\u00b1" if marks_for(encoding) is BLOCKS else "+-"
