@@ -4,13 +4,22 @@ import inspect
 import sys
 from types import ModuleType
 
-from mergekit_perm.align.family import Family, align
+from mergekit_perm.align.family import Family, align, moved_along
 from mergekit_perm.align.given import JOINT
 from mergekit_perm.align.methods import METHODS
 from mergekit_perm.align.sequences import Sequences, align_sequences
 from mergekit_perm.align.stacked import stacked
 
-__all__ = ["JOINT", "METHODS", "Family", "Sequences", "align", "align_sequences", "stacked"]
+__all__ = [
+    "JOINT",
+    "METHODS",
+    "Family",
+    "Sequences",
+    "align",
+    "align_sequences",
+    "moved_along",
+    "stacked",
+]
 
 
 class _CallableModule(ModuleType):

@@ -19,6 +19,7 @@ from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
 from mergekit_perm.align.methods import METHODS
+from mergekit_perm.align.sequences import Sequences
 from mergekit_perm.align.solution import Saw
 from mergekit_perm.align.views import State
 from mergekit_perm.data import Data, Split
@@ -99,7 +100,8 @@ def align(
     """
     if method is None:
         method = "mixed" if reference == JOINT and data is not None else "weight_matching"
-    _check(states, reference, method, options)
+    _check(states, reference)
+    _check_method(method, options)
     first = next(iter(states.values()))
     bound = spec.bind({name: tuple(tensor.shape) for name, tensor in first.items()})
     began = time.perf_counter()
@@ -118,21 +120,73 @@ def align(
         name: {group: Permutation(indices) for group, indices in solution.members[name].items()}
         for name in states
     }
-    weights = matched_tensors(bound, first)
-    before, after = (inner_products(each, weights) for each in (states, permuted))
     return Family(
         reference=reference,
         method=method,
         permutations=permutations,
         states=permuted,
-        objective_before=math.fsum(before.values()),
-        objective=math.fsum(after.values()),
         traces=solution.traces,
         seconds=seconds,
         saw=solution.saw,
-        groups=effects(bound, permutations, states, permuted, before, after),
         cut_off=cut_off,
+        **_effects(bound, permutations, states, permuted),
     )
+
+
+def moved_along(
+    found: Family | Sequences, states: Mapping[str, State], spec: PermutationSpec
+) -> Family:
+    """Return other networks permuted as those of `found` were, other checkpoints of them, say.
+
+    Args:
+        found: the result of an alignment.
+        states: as many networks of the same architecture, by the same names; left as they are.
+        spec: the permutation spec of the architecture.
+
+    Returns:
+        The family of `states`: its objectives and groups say what the permutations do to these;
+        its traces are of the networks that they were found with.
+
+    Raises:
+        AlignmentError: networks of other names or shapes, or weights that are not finite.
+        PermutationSpecError: the spec does not fit the networks.
+    """
+    _check(states, found.reference)
+    if states.keys() != found.permutations.keys():
+        raise AlignmentError(
+            f"permutations were found for {', '.join(found.permutations)}, "
+            f"not for {', '.join(states)}"
+        )
+    first = next(iter(states.values()))
+    bound = spec.bind({name: tuple(tensor.shape) for name, tensor in first.items()})
+    permuted = {name: bound.apply(found.permutations[name], states[name]) for name in states}
+    return Family(
+        reference=found.reference,
+        method=found.method,
+        permutations=found.permutations,
+        states=permuted,
+        traces=found.traces,
+        seconds=found.seconds,
+        saw=found.saw,
+        cut_off=found.cut_off,
+        **_effects(bound, found.permutations, states, permuted),
+    )
+
+
+def _effects(
+    bound: PermutationSpec,
+    permutations: Mapping[str, Mapping[str, Permutation]],
+    states: Mapping[str, State],
+    permuted: Mapping[str, State],
+) -> dict[str, Any]:
+    """Return what permutations did to the objective, and to every group."""
+    weights = matched_tensors(bound, next(iter(states.values())))
+    before, after = (inner_products(each, weights) for each in (states, permuted))
+    return {
+        "objective_before": math.fsum(before.values()),
+        "objective": math.fsum(after.values()),
+        "groups": effects(bound, permutations, states, permuted, before, after),
+    }
 
 
 def _examples(
@@ -151,19 +205,20 @@ def _examples(
     return Examples(module, split, device, quickest_layout(module, inputs))
 
 
-def _check(
-    states: Mapping[str, State], reference: str, method: str, options: Mapping[str, Any]
-) -> None:
+def _check(states: Mapping[str, State], reference: str) -> None:
     check_names(states, reference)
+    _check_shapes(states)
+    for network, state in states.items():
+        check_finite(f"network '{network}'", state)
+
+
+def _check_method(method: str, options: Mapping[str, Any]) -> None:
     if method not in METHODS:
         raise AlignmentError(
             f"unknown alignment method '{method}'{suggest(method, METHODS)}; "
             f"known: {', '.join(METHODS)}"
         )
     check_known(METHODS[method], options, but=_NO_OPTIONS)
-    _check_shapes(states)
-    for network, state in states.items():
-        check_finite(f"network '{network}'", state)
 
 
 def _check_shapes(states: Mapping[str, State]) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from mergekit_perm import devices
 from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
+from mergekit_perm.align.solution import Saw
 from mergekit_perm.align.stacked import CheckpointWeights, common_length, stacked
 from mergekit_perm.align.views import State
 from mergekit_perm.errors import AlignmentError
@@ -32,6 +33,9 @@ class Sequences:
             checkpoint computed.
         traces: the objective after every sweep, by network or under "joint".
         seconds: wall time of the alignment.
+        cut_off: whether `max_seconds` ended it, with the best found by then.
+        method: "weight_matching", of which this is the form for sequences.
+        saw: "weights": it looks at no data.
     """
 
     reference: str
@@ -40,6 +44,9 @@ class Sequences:
     states: dict[str, tuple[dict[str, torch.Tensor], ...]]
     traces: dict[str, list[float]]
     seconds: float
+    cut_off: bool = False
+    method: str = "weight_matching"
+    saw: Saw = "weights"
 
 
 def align_sequences(
@@ -90,6 +97,7 @@ def align_sequences(
         **options,
     )
     members = {name: found.members[name] for name in sequences}
+    limit = options.get("max_seconds")
     return Sequences(
         reference=reference,
         weights=weights,
@@ -102,6 +110,7 @@ def align_sequences(
             for name, sequence in sequences.items()
         },
         traces=found.traces,
+        cut_off=limit is not None and time.perf_counter() - began > limit,
         seconds=time.perf_counter() - began,
     )
 

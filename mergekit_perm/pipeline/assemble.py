@@ -16,14 +16,10 @@ from mergekit_perm import __version__, evaluate
 from mergekit_perm.evaluate import Barrier, Metrics
 from mergekit_perm.files import file_sha256
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
-from mergekit_perm.pipeline.inputs import Inputs
-from mergekit_perm.pipeline.plan import (
-    Weights,
-    alignments,
-    calibrations,
-    paths,
-    point_sets,
-)
+from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations
+from mergekit_perm.pipeline.keys import Weights, found_at
+from mergekit_perm.pipeline.matrix import matrices
+from mergekit_perm.pipeline.plan import paths, point_sets
 from mergekit_perm.pipeline.stages import evaluation_name
 from mergekit_perm.report import Report
 from mergekit_perm.spec import without_seeds
@@ -42,6 +38,7 @@ def report(inputs: Inputs, results: Results, folder: RunFolder) -> Report:
             "networks": _networks(inputs, results),
             "alignment": _alignment(inputs, results),
             "barriers": [asdict(barrier) for barrier in barriers],
+            "matrices": matrices(inputs, results),
             "merged": _merged(inputs, results, folder),
             "gates": _gates(inputs, barriers),
             "provenance": _provenance(inputs, results, folder),
@@ -70,6 +67,7 @@ def _alignment(inputs: Inputs, results: Results) -> Plain | None:
         "reference": settings.reference,
         "method": settings.method,
         "saw": found["saw"],
+        "at": list(found_at(inputs)),
         "cut_off": found["cut_off"],
         "objective": found["objective"],
         "permutations": {

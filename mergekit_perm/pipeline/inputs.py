@@ -38,7 +38,8 @@ class Inputs:
         data: the data set, when something is trained or evaluated, or alignment looks at it.
         permutations: the permutation spec, when something is aligned.
         devices: where mixtures are measured, one or more.
-        checkpoint_hashes: by network, the SHA-256 of the file it is read from, or its hub name.
+        checkpoint_hashes: by network that is read, and by the epochs of its sequence (0 for a
+            single checkpoint), the SHA-256 of the file, or its hub name.
     """
 
     spec: RunSpec
@@ -51,7 +52,7 @@ class Inputs:
     data: Data | None
     permutations: Found | None
     devices: tuple[torch.device, ...]
-    checkpoint_hashes: Mapping[str, str]
+    checkpoint_hashes: Mapping[str, Mapping[int, str]]
 
     @property
     def device(self) -> torch.device:
@@ -172,16 +173,32 @@ def _permutations(
     return derive.from_file(spec.path(spec.align.permutations), shapes)
 
 
-def _checkpoint_hashes(spec: RunSpec) -> dict[str, str]:
+def _checkpoint_hashes(spec: RunSpec) -> dict[str, dict[int, str]]:
     """Hash the checkpoint files; one on a hub goes by its name and revision."""
-    hashes = {}
+    hashes: dict[str, dict[int, str]] = {}
     for name, network in spec.networks.items():
         if network.checkpoint is not None:
             file = checkpoints.local_file(network.checkpoint, folder=spec.folder)
-            hashes[name] = network.checkpoint if file is None else file_sha256(file)
+            hashes[name] = {0: network.checkpoint if file is None else file_sha256(file)}
+        elif network.checkpoints is not None:
+            files = {epoch: spec.checkpoint_file(name, epoch) for epoch in spec.epochs(name)}
+            hashes[name] = {epoch: file_sha256(file) for epoch, file in files.items()}
     return hashes
 
 
 def digest(*parts: Any) -> str:
     """Return the hex SHA-256 of plain data: the content key of what was made from it."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def calibrations(inputs: Inputs) -> list[str]:
+    """Return the calibrations that are measured; one that changes nothing is left out."""
+    if inputs.spec.evaluate is None:
+        return []
+    asked = inputs.spec.evaluate.calibration
+    return [c for c in asked if c == "none" or inputs.has_batch_norm] or ["none"]
+
+
+def alignments(inputs: Inputs) -> list[str]:
+    """Return how networks are placed when they are mixed: as they are, and aligned."""
+    return ["naive", "aligned"] if inputs.spec.align else ["naive"]

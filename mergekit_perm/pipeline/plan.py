@@ -3,50 +3,39 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mergekit_perm import evaluate
 from mergekit_perm.cache import cache_folder
-from mergekit_perm.data import InMemory
 from mergekit_perm.derive import is_proven
 from mergekit_perm.pipeline import stages
 from mergekit_perm.pipeline.folder import RunFolder
-from mergekit_perm.pipeline.inputs import Inputs, digest, gather
-from mergekit_perm.pipeline.stages import Result, Workshop
+from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations, digest, gather
+from mergekit_perm.pipeline.keys import (
+    VERSION,
+    Weights,
+    evaluation_key,
+    family_key,
+    found_at,
+    merge_key,
+    network_key,
+    networks_key,
+)
+from mergekit_perm.pipeline.matrix import count_points, matrix_stages
+from mergekit_perm.pipeline.memory import peak_memory
+from mergekit_perm.pipeline.stage import Stage
+from mergekit_perm.pipeline.workshop import (
+    aligned_file,
+    checkpoint_file,
+    network_file,
+    permutation_file,
+)
 from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.spec import RunSpec
-
-# Raise when a stage computes something else from the same inputs, so that old results are redone.
-_VERSION = 1
-_ALIGNMENT = 5  # that of alignment alone
-
-# What Python, torch and timm take before any network is built, in bytes; measured on Linux.
-_INTERPRETER = 900 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One step of a run.
-
-    Attributes:
-        name: unique in the run, such as ``networks/a``.
-        title: what it does, for people.
-        key: the content key; equal keys give equal results.
-        files: what it writes, relative to the run's folder.
-        work: does it.
-    """
-
-    name: str
-    title: str
-    key: str
-    files: tuple[str, ...]
-    work: Callable[[Workshop], Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +86,8 @@ def make_plan(spec: RunSpec, *, out: str | Path | None = None, device: str | Non
     inputs = gather(spec, device=device)
     folder = RunFolder(default_folder(spec) if out is None else Path(out))
     steps = tuple(Step(stage, _status(stage, inputs, folder)) for stage in list_stages(inputs))
-    return Plan(steps, peak_memory(inputs), len(list(_all_points(inputs))) + _searched(inputs))
+    points = len(list(_all_points(inputs))) + _searched(inputs) + count_points(inputs)
+    return Plan(steps, peak_memory(inputs), points)
 
 
 def default_folder(spec: RunSpec) -> Path:
@@ -124,6 +114,7 @@ def list_stages(inputs: Inputs) -> list[Stage]:
         *_alignment_stages(inputs),
         *_merge_stages(inputs),
         *_evaluation_stages(inputs),
+        *matrix_stages(inputs),
     ]
 
 
@@ -134,29 +125,19 @@ def _network_stages(inputs: Inputs) -> Iterator[Stage]:
     spec = inputs.spec
     for name, network in spec.networks.items():
         key = network_key(inputs, name)
-        trained = network.train is not None
-        title = f"train {name}" if trained else f"read {name} from {network.checkpoint}"
-        work = (
-            partial(stages.train_network, name, key)
-            if trained
-            else partial(stages.read_network, name)
-        )
-        yield Stage(f"networks/{name}", title, key, (stages.network_file(name),), work)
-
-
-def network_key(inputs: Inputs, name: str) -> str:
-    """Return the content key of network `name`: all that its weights depend on."""
-    spec = inputs.spec
-    network = spec.networks[name]
-    built = [spec.architecture_of(name), spec.options_of(name), inputs.code]
-    if network.train is None:
-        return digest(_VERSION, "checkpoint", built, inputs.checkpoint_hashes[name], network.ema)
-    fingerprint = inputs.data.splits["train"].fingerprint if inputs.data else None
-    training = spec.training(name).model_dump(mode="json")
-    # Training repeats to the bit on one kind of device with one torch and number of threads.
-    threads = torch.get_num_threads() if inputs.device.type == "cpu" else 0
-    where = [inputs.device.type, threads, torch.__version__]
-    return digest(_VERSION, "train", built, training, network.train.seed, fingerprint, where)
+        epochs = spec.epochs(name)
+        keys = {epoch: network_key(inputs, name, epoch) for epoch in epochs}
+        files = [checkpoint_file(spec, name, epoch) for epoch in epochs] or [network_file(name)]
+        if network.train is not None:
+            title = f"train {name}"
+            ends = keys or {spec.training(name).epochs: key}
+            work = partial(stages.train_network, name, ends)
+        else:
+            title = f"read {name} from {network.checkpoint or network.checkpoints}"
+            work = partial(stages.read_network, name)
+        title += f", {len(epochs)} checkpoints" if epochs else ""
+        key = digest(*keys.values()) if keys else key
+        yield Stage(f"networks/{name}", title, key, tuple(files), work)
 
 
 # ----------------------------------------------------------------------------------- alignment
@@ -170,7 +151,7 @@ def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
         "permutations",
         f"prove the permutation spec ({found.source})",
         digest(
-            _VERSION,
+            VERSION,
             "permutations",
             found.spec.sha256,
             [inputs.architecture, inputs.options, inputs.code],
@@ -178,33 +159,29 @@ def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
         ("permspec.yaml",),
         stages.prove_permutations,
     )
-    names = list(inputs.spec.networks)
-    files = [place(n) for n in names for place in (stages.permutation_file, stages.aligned_file)]
+    names, epochs = list(inputs.spec.networks), found_at(inputs)
+    where = f" at epoch {', '.join(map(str, epochs))}" if epochs else ""
+    key = family_key(inputs, "aligned")
+    if settings.apply_to == "sequence":
+        key = digest(key, [networks_key(inputs, epoch) for epoch in inputs.spec.steps])
     yield Stage(
         "align",
-        f"align {', '.join(names)} to {settings.reference} by {settings.method}, "
+        f"align {', '.join(names)} to {settings.reference}{where} by {settings.method}, "
         f"which looks at {LOOKED_AT[inputs.spec.looks_at]}",
-        _family_key(inputs, "aligned"),
-        tuple(files),
-        stages.align_networks,
+        key,
+        tuple(_aligned_files(inputs)),
+        partial(stages.align_networks, epochs),
     )
 
 
-def _family_key(inputs: Inputs, alignment: str) -> str:
-    family = [network_key(inputs, name) for name in inputs.spec.networks]
-    found, settings = inputs.permutations, inputs.spec.align
-    if alignment == "naive" or found is None or settings is None:
-        return digest(_VERSION, "naive", list(inputs.spec.networks), family)
-    options = settings.model_dump(mode="json", exclude={"permutations"})
-    parts = [list(inputs.spec.networks), family, found.spec.sha256, options]
-    return digest(_VERSION, _ALIGNMENT, "aligned", *parts, _looked_at(inputs))
-
-
-def _looked_at(inputs: Inputs) -> str | None:
-    """Return the fingerprint of the data that alignment looks at; None if at weights alone."""
-    if inputs.spec.looks_at == "weights" or inputs.data is None:
-        return None
-    return inputs.data.splits["train"].fingerprint
+def _aligned_files(inputs: Inputs) -> Iterator[str]:
+    """Yield the files that alignment writes, network by network."""
+    spec = inputs.spec
+    for name in spec.networks:
+        yield permutation_file(name)
+        yield aligned_file(name)
+        if spec.align is not None and spec.align.apply_to == "sequence":
+            yield from (aligned_file(f"{name}@{epoch}") for epoch in spec.epochs(name)[:-1])
 
 
 # -------------------------------------------------------------------------------------- merging
@@ -219,35 +196,13 @@ def _merge_stages(inputs: Inputs) -> Iterator[Stage]:
             f"merge/{recipe.name}",
             f"merge {', '.join(inputs.spec.merged_networks(recipe))} by {recipe.method}",
             # The card and the spec beside the weights follow every field of the run.
-            digest(_merge_key(inputs, recipe.name), inputs.spec.model_dump(mode="json")),
+            digest(merge_key(inputs, recipe.name), inputs.spec.model_dump(mode="json")),
             tuple(f"{folder}/{file}" for file in files),
             partial(stages.merge_networks, recipe, alignment),
         )
 
 
-def _merge_key(inputs: Inputs, recipe: str) -> str:
-    alignment = "aligned" if inputs.spec.align else "naive"
-    settings = next(r for r in inputs.spec.merge if r.name == recipe)
-    family = _family_key(inputs, alignment)
-    return digest(_VERSION, "merge", family, settings.model_dump(mode="json"), inputs.options)
-
-
 # ----------------------------------------------------------------------------------- evaluation
-
-Weights = tuple[float, ...]
-
-
-def calibrations(inputs: Inputs) -> list[str]:
-    """Return the calibrations that are measured; one that changes nothing is left out."""
-    if inputs.spec.evaluate is None:
-        return []
-    asked = inputs.spec.evaluate.calibration
-    return [c for c in asked if c == "none" or inputs.has_batch_norm] or ["none"]
-
-
-def alignments(inputs: Inputs) -> list[str]:
-    """Return how networks are placed when they are mixed: as they are, and aligned."""
-    return ["naive", "aligned"] if inputs.spec.align else ["naive"]
 
 
 def paths(inputs: Inputs) -> list[evaluate.Path]:
@@ -308,8 +263,8 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
                 task = f"evaluating {label}, {alignment}"
                 task += "" if calibration == "none" else f", {calibration}"
                 name = stages.evaluation_name(alignment, calibration, label)
-                family = _family_key(inputs, alignment)
-                key = _evaluation_key(inputs, family, calibration, points)
+                family = family_key(inputs, alignment)
+                key = evaluation_key(inputs, family, calibration, points)
                 work = partial(
                     stages.measure_points, name, key, alignment, calibration, points, task
                 )
@@ -321,7 +276,7 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
             stages.evaluation_name("merged", calibration, recipe.name),
             f"evaluating merged network {recipe.name}"
             + ("" if calibration == "none" else f", {calibration}"),
-            _evaluation_key(inputs, _merge_key(inputs, recipe.name), calibration, []),
+            evaluation_key(inputs, merge_key(inputs, recipe.name), calibration, []),
             (),
             partial(stages.measure_merged, recipe.name, calibration),
         )
@@ -336,56 +291,11 @@ def _search_stage(
         return
     name = stages.evaluation_name(alignment, calibration, "search")
     points = list(itertools.chain.from_iterable(sets.values()))
-    family = _family_key(inputs, alignment)
-    key = digest(_evaluation_key(inputs, family, calibration, points), simplex.grid, simplex.search)
+    family = family_key(inputs, alignment)
+    key = digest(evaluation_key(inputs, family, calibration, points), simplex.grid, simplex.search)
     task = f"searching simplex, {alignment}"
     task += "" if calibration == "none" else f", {calibration}"
     work = partial(
         stages.search_simplex, name, key, alignment, calibration, simplex.grid, simplex.search, task
     )
     yield Stage(name, f"{task}: {simplex.search} points at most", key, (), work)
-
-
-def _evaluation_key(inputs: Inputs, key: str, calibration: str, points: list[Weights]) -> str:
-    fingerprint = inputs.data.fingerprint if inputs.data else None
-    # Statistics that are estimated again depend on the batches they are estimated on.
-    settings = inputs.spec.evaluate
-    batch_size = settings.batch_size if settings and calibration != "none" else None
-    precision = settings.precision if settings else None
-    measured = [calibration, points, inputs.splits, batch_size, precision]
-    where = "+".join(sorted({device.type for device in inputs.devices}))
-    return digest(_VERSION, key, measured, fingerprint, where)
-
-
-# --------------------------------------------------------------------------------------- memory
-
-
-def peak_memory(inputs: Inputs) -> int:
-    """Return an estimate, in bytes, of the most memory the run holds at once.
-
-    Alignment is taken to hold eight copies of every network. That is about what `mixed` holds of
-    ResNets; weight matching holds half of it, and methods with soft members hold more of networks
-    of few wide layers. Evaluation holds one family, and the module that it is mixed into.
-    """
-    entries = sum(_count(shape) for shape in inputs.shapes.values())
-    count, single = len(inputs.spec.networks), 4 * entries
-    aligning = count * single * (8 if inputs.spec.align else 1)
-    aligning += _data_bytes(inputs) if inputs.spec.looks_at != "weights" else 0
-    evaluating = (count + 1) * single + _data_bytes(inputs)
-    return _INTERPRETER + max(aligning, evaluating)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
-
-
-def _data_bytes(inputs: Inputs) -> int:
-    splits = inputs.data.splits.values() if inputs.data else ()
-    return sum(
-        4 * len(split) * _count(split.input_shape)
-        for split in splits
-        if isinstance(split.dataset, InMemory)
-    )

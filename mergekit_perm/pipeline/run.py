@@ -14,8 +14,10 @@ from mergekit_perm.files import write_text
 from mergekit_perm.pipeline import assemble
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
 from mergekit_perm.pipeline.inputs import gather
-from mergekit_perm.pipeline.plan import Stage, default_folder, list_stages
-from mergekit_perm.pipeline.stages import Workshop, timed
+from mergekit_perm.pipeline.plan import default_folder, list_stages
+from mergekit_perm.pipeline.stage import Stage
+from mergekit_perm.pipeline.stages import timed
+from mergekit_perm.pipeline.workshop import Workshop
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.report import Report
 from mergekit_perm.spec import RunSpec

@@ -5,140 +5,59 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from torch import nn
 
 from mergekit_perm import align, checkpoints, derive, evaluate, merge, networks, train
 from mergekit_perm.alignment import Alignment, applied
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.errors import CheckpointError, RunError
 from mergekit_perm.files import write_text
+from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.pipeline import card
-from mergekit_perm.pipeline.folder import RunFolder
-from mergekit_perm.pipeline.inputs import Inputs
-from mergekit_perm.progress import Progress
+from mergekit_perm.pipeline.workshop import (
+    Result,
+    State,
+    Workshop,
+    aligned_file,
+    checkpoint_file,
+    network_file,
+    permutation_file,
+)
 from mergekit_perm.spec.models import MergeSpec
 
-State = dict[str, torch.Tensor]
-Result = dict[str, Any]
 Weights = tuple[float, ...]
-Engine = evaluate.Engine | evaluate.Team
 
 
-@dataclass(slots=True)
-class Workshop:
-    """Where stages work: the folder, the inputs, and networks kept in memory between stages.
+def train_network(name: str, keys: Mapping[int, str], shop: Workshop) -> Result:
+    """Train network `name`, or take it from the cache, where any run left the same content.
 
-    Attributes:
-        results: of the stages that are finished, by name.
+    Args:
+        name: of the network.
+        keys: by epoch the content keys of its checkpoints, the last one that of its end.
+        shop: where to work.
     """
-
-    inputs: Inputs
-    folder: RunFolder
-    progress: Progress
-    use_cache: bool
-    trust_permutations: bool
-    results: Mapping[str, Result] = field(default_factory=dict)
-    _states: dict[str, State] = field(default_factory=dict)
-    _module: nn.Module | None = None
-    _engine: tuple[tuple[str, str], Engine] | None = None
-
-    def state(self, file: str) -> State:
-        """Return the weights in `file` of the folder, read once."""
-        if file not in self._states:
-            self._states[file] = checkpoints.load_state(self.folder.path / file)
-        return self._states[file]
-
-    def keep(self, file: str, state: State, **metadata: str) -> None:
-        """Write `state` to `file` of the folder, and remember it."""
-        checkpoints.save(self.folder.path / file, state, metadata=metadata)
-        self._states[file] = state
-
-    def module(self) -> nn.Module:
-        """Return the one module that every network is evaluated in; its weights are anyone's."""
-        if self._module is None:
-            self._module = networks.build(self.inputs.architecture, self.inputs.options, seed=0)
-        return self._module
-
-    def family(self, alignment: str) -> dict[str, State]:
-        """Return every network by name: as it was ("naive") or after alignment ("aligned")."""
-        place = {"naive": network_file, "aligned": aligned_file}[alignment]
-        return {name: self.state(place(name)) for name in self.inputs.spec.networks}
-
-    def engine(self, alignment: str, calibration: str) -> Engine:
-        """Return what measures mixtures of the family; the last one asked for is kept."""
-        which = alignment, calibration
-        if self._engine is None or self._engine[0] != which:
-            self._release()
-            family = list(self.family(alignment).values())
-            self._engine = which, self._new_engine(family, calibration)
-        return self._engine[1]
-
-    def engine_of(self, file: str, calibration: str) -> Engine:
-        """Return what measures the one network in `file` of the folder."""
-        self._release()
-        return self._new_engine([self.state(file)], calibration)
-
-    def _release(self) -> None:
-        """Forget what the next engine needs no memory for; networks can be read again."""
-        self._engine = None
-        self._states.clear()
-
-    def _new_engine(self, states: Sequence[State], calibration: str) -> Engine:
-        """Return what measures mixtures of `states` on the splits of the spec."""
-        inputs = self.inputs
-        if inputs.data is None or inputs.spec.evaluate is None:
-            raise RunError("nothing can be evaluated: the spec has no `data` or no `evaluate`")
-        batch_size = inputs.spec.evaluate.batch_size
-        # The first takes the module itself, the others copies of it, so they come before.
-        engines = [
-            evaluate.Engine(
-                self.module(),
-                states,
-                {split: inputs.data.splits[split] for split in inputs.splits},
-                train_split=inputs.data.splits.get("train"),
-                calibration=calibration,
-                device=device,
-                batch_size=None if batch_size == "auto" else batch_size,
-                precision=inputs.spec.evaluate.precision,
-                in_place=place == 0,
-            )
-            for place, device in reversed(list(enumerate(inputs.devices)))
-        ]
-        return engines[0] if len(engines) == 1 else evaluate.Team(engines[::-1])
-
-
-def network_file(name: str) -> str:
-    """Return where network `name` is kept in the run's folder."""
-    return f"networks/{name}.safetensors"
-
-
-def aligned_file(name: str) -> str:
-    """Return where network `name` is kept after alignment."""
-    return f"aligned/{name}.safetensors"
-
-
-def permutation_file(name: str) -> str:
-    """Return where the permutations that aligned network `name` are kept."""
-    return f"permutations/{name}.safetensors"
-
-
-def train_network(name: str, key: str, shop: Workshop) -> Result:
-    """Train network `name`, or take it from the cache, where any run left the same content."""
     spec, inputs = shop.inputs.spec, shop.inputs
     settings = spec.networks[name].train
     if settings is None or inputs.data is None:
         raise RunError(f"network '{name}' cannot be trained: it has no data")
-    cached = cache_folder("networks") / f"{key}.safetensors"
-    known = _from_cache(cached) if shop.use_cache else None
-    if known is not None:
-        shop.keep(network_file(name), known, content=key)
+    end = max(keys)
+    files = {epoch: network_file(name if epoch == end else f"{name}@{epoch}") for epoch in keys}
+    known = {epoch: _from_cache(_cached(key)) for epoch, key in keys.items()}
+    if shop.use_cache and all(state is not None for state in known.values()):
+        for epoch, state in known.items():
+            shop.write(files[epoch], state or {}, content=keys[epoch])
         return {"origin": "trained", "seed": settings.seed, "cached": True}
+
+    def keep(epoch: int, state: State) -> None:
+        shop.write(files[epoch], state, content=keys[epoch])
+        with suppress(OSError):  # a cache that cannot be written costs time, not the run
+            checkpoints.save(_cached(keys[epoch]), state, metadata={"content": keys[epoch]})
+
     module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=settings.seed)
     history = train.fit(
         module,
@@ -146,15 +65,17 @@ def train_network(name: str, key: str, shop: Workshop) -> Result:
         train.Recipe(**spec.training(name).keywords()),
         seed=settings.seed,
         device=inputs.device,
+        checkpoints=keys,
+        keep=keep,
         progress=shop.progress,
         task=f"training {name}",
     )
-    state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
-    shop.keep(network_file(name), state, content=key)
-    with suppress(OSError):  # a cache that cannot be written costs time, not the run
-        checkpoints.save(cached, state, metadata={"content": key})
     losses = list(history.losses)
     return {"origin": "trained", "seed": settings.seed, "cached": False, "losses": losses}
+
+
+def _cached(key: str) -> Path:
+    return cache_folder("networks") / f"{key}.safetensors"
 
 
 def _from_cache(file: Path) -> State | None:
@@ -166,14 +87,25 @@ def _from_cache(file: Path) -> State | None:
 
 
 def read_network(name: str, shop: Workshop) -> Result:
-    """Read network `name` from its checkpoint, and check that it fits and is finite."""
+    """Read network `name` from its checkpoint, or all of a sequence, and check each."""
     spec = shop.inputs.spec
     network = spec.networks[name]
-    found = checkpoints.load(network.checkpoint or "", ema=network.ema, folder=spec.folder)
+    if network.checkpoints is None:
+        source = network.checkpoint or ""
+        return _read_checkpoint(source, network_file(name), network.ema, shop)
+    for epoch in spec.epochs(name):
+        source = str(spec.checkpoint_file(name, epoch))
+        result = _read_checkpoint(source, checkpoint_file(spec, name, epoch), network.ema, shop)
+    return {**result, "source": network.checkpoints}
+
+
+def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: Workshop) -> Result:
+    """Read one checkpoint into `file` of the folder, if it fits and is finite."""
+    found = checkpoints.load(source, ema=ema, folder=shop.inputs.spec.folder)
     checkpoints.fit(found.state, shop.inputs.shapes, source=found.source)
     checkpoints.check_finite(found.state, source=found.source)
-    shop.keep(network_file(name), found.state, source=network.checkpoint or "")
-    return {"origin": "checkpoint", "source": network.checkpoint, "key": found.key}
+    shop.write(file, found.state, source=source)
+    return {"origin": "checkpoint", "source": source, "key": found.key}
 
 
 def prove_permutations(shop: Workshop) -> Result:
@@ -200,28 +132,24 @@ def prove_permutations(shop: Workshop) -> Result:
     return {**result, "verified": True, "coverage": proof.coverage, "difference": proof.difference}
 
 
-def align_networks(shop: Workshop) -> Result:
-    """Align all networks to the one reference; write their permutations and permuted weights."""
-    settings, found = shop.inputs.spec.align, shop.inputs.permutations
-    if settings is None or found is None:
-        raise RunError("the spec has no `align` section")
-    data = shop.inputs.data if shop.inputs.spec.looks_at != "weights" else None
-    family = align.align(
-        shop.family("naive"),
-        found.spec,
-        reference=settings.reference,
-        method=settings.method,
-        model=None if data is None else shop.module(),
-        data=data,
-        device=str(shop.inputs.device),
-        progress=shop.progress,
-        **settings.options,
-    )
-    spec = replace(found.spec, architecture=shop.inputs.architecture, options=shop.inputs.options)
-    for name, permutations in family.permutations.items():
-        alignment = Alignment(permutations, spec, name, reference=settings.reference)
-        alignment.save(shop.folder.path / permutation_file(name))
-        shop.keep(aligned_file(name), family.states[name], **applied(alignment))
+def align_networks(epochs: Sequence[int], shop: Workshop) -> Result:
+    """Align all networks to the one reference; write their permutations and permuted weights.
+
+    Args:
+        epochs: at which checkpoints of sequences permutations are found; none is the end.
+        shop: where to work.
+    """
+    spec, found = shop.inputs.spec, find_permutations(epochs, shop)
+    if epochs:
+        found = align.moved_along(found, shop.family("naive"), _permutation_spec(shop))
+    assert isinstance(found, align.Family)
+    alignments = keep_permutations(found, permutation_file, shop)
+    for name, alignment in alignments.items():
+        shop.keep(aligned_file(name), found.states[name], **applied(alignment))
+        if spec.align is not None and spec.align.apply_to == "sequence":
+            for epoch in spec.epochs(name)[:-1]:
+                state = alignment.apply(shop.read(checkpoint_file(spec, name, epoch)))
+                shop.write(aligned_file(f"{name}@{epoch}"), state, **applied(alignment))
     groups = [
         {
             "name": name,
@@ -230,19 +158,71 @@ def align_networks(shop: Workshop) -> Result:
             "objective": {"before": effect.objective_before, "after": effect.objective},
             "similarity": {"before": effect.similarity_before, "after": effect.similarity},
         }
-        for name, effect in family.groups.items()
+        for name, effect in found.groups.items()
     ]
     objective = {
-        "before": family.objective_before,
-        "after": family.objective,
-        "traces": family.traces,
+        "before": found.objective_before,
+        "after": found.objective,
+        "traces": found.traces,
     }
     return {
         "objective": objective,
         "groups": groups,
-        "saw": family.saw,
-        "cut_off": family.cut_off,
+        "saw": found.saw,
+        "cut_off": found.cut_off,
     }
+
+
+def find_permutations(epochs: Sequence[int], shop: Workshop) -> align.Family | align.Sequences:
+    """Return the alignment of the networks at `epochs` of their sequences; none is the end.
+
+    Several are stacked: one permutation is found for all.
+    """
+    settings = shop.inputs.spec.align
+    if settings is None:
+        raise RunError("the spec has no `align` section")
+    device, progress = str(shop.inputs.device), shop.progress
+    if len(epochs) > 1:
+        checkpoints_of = [shop.checkpoints_of(epoch) for epoch in epochs]
+        sequences = {name: [each[name] for each in checkpoints_of] for name in checkpoints_of[0]}
+        return align.align_sequences(
+            sequences, _permutation_spec(shop), reference=settings.reference, device=device,
+            progress=progress, **settings.options,
+        )  # fmt: skip
+    data = shop.inputs.data if shop.inputs.spec.looks_at != "weights" else None
+    return align.align(
+        shop.checkpoints_of(epochs[0]) if epochs else shop.family("naive"),
+        _permutation_spec(shop),
+        reference=settings.reference,
+        method=settings.method,
+        model=None if data is None else shop.module(),
+        data=data,
+        device=device,
+        progress=progress,
+        **settings.options,
+    )
+
+
+def keep_permutations(
+    found: align.Family | align.Sequences, file: Callable[[str], str], shop: Workshop
+) -> dict[str, Alignment]:
+    """Write the permutations of every network to `file` of its name, and return them."""
+    spec = _permutation_spec(shop)
+    spec = replace(spec, architecture=shop.inputs.architecture, options=shop.inputs.options)
+    alignments = {
+        name: Alignment(permutations, spec, name, reference=found.reference)
+        for name, permutations in found.permutations.items()
+    }
+    for name, alignment in alignments.items():
+        alignment.save(shop.folder.path / file(name))
+    return alignments
+
+
+def _permutation_spec(shop: Workshop) -> PermutationSpec:
+    found = shop.inputs.permutations
+    if found is None:
+        raise RunError("nothing is aligned, so there is no permutation spec")
+    return found.spec
 
 
 def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
@@ -288,13 +268,13 @@ def measure_points(
     measured = evaluate.measure_points(
         shop.engine(alignment, calibration),
         weights,
-        known=_read(known),
-        ends=_read(networks.get("points", [])),
-        keep=lambda point, found: shop.folder.keep_point(name, key, _plain(point, found)),
+        known=read_points(known),
+        ends=read_points(networks.get("points", [])),
+        keep=lambda point, found: shop.folder.keep_point(name, key, plain_point(point, found)),
         progress=shop.progress,
         task=task,
     )
-    return {"points": [_plain(*each) for each in zip(weights, measured, strict=True)]}
+    return {"points": [plain_point(*each) for each in zip(weights, measured, strict=True)]}
 
 
 def search_simplex(
@@ -312,18 +292,18 @@ def search_simplex(
     measured: dict[Weights, dict[str, evaluate.Metrics]] = {}
     for stage, result in shop.results.items():
         if stage.startswith(others):
-            measured |= _read(result["points"])
+            measured |= read_points(result["points"])
     found = evaluate.search_simplex(
         shop.engine(alignment, calibration),
         measured,
         grid=grid,
         count=count,
-        known=_read(shop.folder.kept_points(name, key)),
-        keep=lambda point, metrics: shop.folder.keep_point(name, key, _plain(point, metrics)),
+        known=read_points(shop.folder.kept_points(name, key)),
+        keep=lambda point, metrics: shop.folder.keep_point(name, key, plain_point(point, metrics)),
         progress=shop.progress,
         task=task,
     )
-    return {"points": [_plain(*each) for each in found.items()]}
+    return {"points": [plain_point(*each) for each in found.items()]}
 
 
 def measure_merged(recipe: str, calibration: str, shop: Workshop) -> Result:
@@ -332,15 +312,17 @@ def measure_merged(recipe: str, calibration: str, shop: Workshop) -> Result:
     shop.progress(f"evaluating {recipe}", 0, 1)
     measured = engine.measure((1.0,))
     shop.progress(f"evaluating {recipe}", 1, 1)
-    return _plain((1.0,), measured)
+    return plain_point((1.0,), measured)
 
 
-def _plain(weights: Weights, measured: Mapping[str, evaluate.Metrics]) -> Result:
+def plain_point(weights: Weights, measured: Mapping[str, evaluate.Metrics]) -> Result:
+    """Return a measured mixture as plain data."""
     metrics = {split: {"loss": m.loss, "error": m.error, "n": m.n} for split, m in measured.items()}
     return {"weights": list(weights), "metrics": metrics}
 
 
-def _read(points: Sequence[Result]) -> dict[Weights, dict[str, evaluate.Metrics]]:
+def read_points(points: Sequence[Result]) -> dict[Weights, dict[str, evaluate.Metrics]]:
+    """Return the mixtures that `plain_point` has made plain."""
     return {
         tuple(point["weights"]): {
             split: evaluate.Metrics(**values) for split, values in point["metrics"].items()

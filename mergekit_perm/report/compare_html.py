@@ -9,8 +9,8 @@ from mergekit_perm.report.charts import case_words
 from mergekit_perm.report.compare import ComparedRow, Comparison
 from mergekit_perm.report.compare_figures import compared_figures
 from mergekit_perm.report.compare_terminal import change_words, column_words, spread_words
+from mergekit_perm.report.numbers import number
 from mergekit_perm.report.page import figure_places, page, table
-from mergekit_perm.report.terminal import number
 
 
 def comparison_to_html(comparison: Comparison) -> str:

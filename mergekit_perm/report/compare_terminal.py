@@ -12,10 +12,10 @@ from rich.text import Text
 from mergekit_perm.report.compare import Column, ComparedRow, Comparison
 from mergekit_perm.report.intervals import LEVEL, Mean
 from mergekit_perm.report.model import LOOKED_AT
+from mergekit_perm.report.numbers import number
 from mergekit_perm.report.show import indented, plain_table, show
 from mergekit_perm.report.sparkline import BLOCKS, marks_for, sparkline
 from mergekit_perm.report.summaries import Case
-from mergekit_perm.report.terminal import number
 
 _GAP = 2
 

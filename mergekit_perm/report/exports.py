@@ -8,7 +8,7 @@ import io
 from mergekit_perm.report.compare import ComparedRow, Comparison
 from mergekit_perm.report.compare_terminal import column_words, spread_words
 from mergekit_perm.report.model import plain
-from mergekit_perm.report.terminal import number
+from mergekit_perm.report.numbers import number
 
 _COLUMNS = (
     "run", "method", "saw", "split", "metric", "calibration", "figure", "alignment", "n", "value",

@@ -29,10 +29,11 @@ from mergekit_perm.report.charts import (
 from mergekit_perm.report.model import Barrier, Report
 from mergekit_perm.report.summaries import Case, Row
 
-# The height of a curve, a row of a list, and the width of a square figure, in pixels.
+# The heights of a curve and of a row in a list and a matrix, and the width of a square, in pixels.
 _CURVE = 260
 _ROW = 16
 _SQUARE = 300
+_CELL = 28
 
 # From so many pairs on, curves are told apart by hovering, not by a legend.
 _MANY = 8
@@ -216,6 +217,52 @@ def _matrix_chart(records: list[Record], names: list[str], case: Case) -> alt.La
     return layers(cells, text, width=side, height=side)
 
 
+def _checkpoints(report: Report) -> Iterator[Figure]:
+    for matrix in report.matrices:
+        case = Case(matrix.split, matrix.metric, matrix.calibration)
+        rows = [("none", matrix.naive)]
+        rows += zip(map(str, matrix.found_at), matrix.barriers, strict=True)
+        records = [
+            {"found": found, "applied": str(epoch), **measured(value, value, case)}
+            for found, row in rows
+            for epoch, value in zip(matrix.applied_at, row, strict=True)
+        ]
+        pair = " - ".join(matrix.networks)
+        yield Figure(
+            file_name("checkpoints", case, "-".join(matrix.networks)),
+            f"Permutations over checkpoints, {pair}",
+            case_words(case),
+            f"{excess_words(case)} at its highest on the path of the pair: permutations found at "
+            "the epoch of a row, applied at that of a column; the first row is without any."
+            f"{gaps(records)}",
+            _checkpoint_chart(records, [found for found, _ in rows], case),
+        )
+
+
+def _checkpoint_chart(records: list[Record], rows: list[str], case: Case) -> alt.LayerChart:
+    columns = list(dict.fromkeys(record["applied"] for record in records))
+    known = [record for record in records if record["excess"] is not None]
+    top = max((record["excess"] for record in known), default=0.0)
+    base = plot(known).encode(
+        x=alt.X(
+            "applied:N",
+            title="applied at epoch",
+            sort=columns,
+            axis=alt.Axis(orient="top", labelAngle=0),
+        ),
+        y=alt.Y("found:N", title="found at epoch", sort=rows),
+        tooltip=["found:N", "applied:N", alt.Tooltip("excess:Q", format=".5")],
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color("excess:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
+    )
+    text = base.mark_text(fontSize=10).encode(
+        text=alt.Text("excess:Q", format=".2~f"),
+        color=alt.condition(alt.datum.excess > top / 2, alt.value("#000"), alt.value("#fff")),
+    )
+    return layers(cells, text, width="container", height=_CELL * len(rows))
+
+
 # --------------------------------------------------------------------------------------- groups
 
 
@@ -267,7 +314,13 @@ def _group_chart(records: list[Record]) -> alt.LayerChart:
     )
 
 
-KINDS: tuple[Callable[[Report], Iterator[Figure]], ...] = (_curves, _simplexes, _matrices, _groups)
+KINDS: tuple[Callable[[Report], Iterator[Figure]], ...] = (
+    _curves,
+    _simplexes,
+    _matrices,
+    _checkpoints,
+    _groups,
+)
 """Every kind of figure: a function from a report to the figures it has of that kind."""
 
 

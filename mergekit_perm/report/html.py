@@ -10,8 +10,9 @@ from mergekit_perm.files import write_text
 from mergekit_perm.report import summaries
 from mergekit_perm.report.figures import figures
 from mergekit_perm.report.model import Barrier, Report
+from mergekit_perm.report.numbers import number
 from mergekit_perm.report.page import figure_places, page, table
-from mergekit_perm.report.terminal import alignment_sentences, gate_words, number
+from mergekit_perm.report.terminal import alignment_sentences, gate_words
 
 
 def to_html(report: Report) -> str:

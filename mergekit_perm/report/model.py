@@ -121,6 +121,7 @@ class Alignment:
         seconds: its wall time.
         saw: what the method looked at: the weights alone, training inputs, or labels too.
         cut_off: whether `max_seconds` ended it, with the best found by then.
+        at: the epochs of sequences at which permutations were found; none is the end.
     """
 
     reference: str
@@ -131,6 +132,28 @@ class Alignment:
     seconds: float
     saw: Literal["weights", "inputs", "labels"] = "weights"
     cut_off: bool = False
+    at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Barriers of a pair of sequences: permutations found at one checkpoint, applied at another.
+
+    Attributes:
+        found_at: the epochs at which permutations were found, one for each row.
+        applied_at: the epochs at which barriers were measured, one for each column.
+        naive: the barriers without permutations, one for each column.
+        barriers: row by row.
+    """
+
+    networks: tuple[str, ...]
+    calibration: str
+    split: str
+    metric: Literal["loss", "error"]
+    found_at: tuple[int, ...]
+    applied_at: tuple[int, ...]
+    naive: tuple[float, ...]
+    barriers: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +211,7 @@ class Report:
     gates: tuple[Gate, ...]
     provenance: Provenance
     notes: tuple[str, ...] = ()
+    matrices: tuple[Matrix, ...] = ()
     format: str = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -220,6 +244,8 @@ class Report:
         report: Report = _read(cls, data, "report")
         for place, barrier in enumerate(report.barriers):
             _check_points(barrier, f"report.barriers[{place}]")
+        for place, matrix in enumerate(report.matrices):
+            _check_shape(matrix, f"report.matrices[{place}]")
         return report
 
     @classmethod
@@ -311,6 +337,16 @@ def _check_points(barrier: Barrier, place: str) -> None:
     for i, name in enumerate(barrier.networks):
         if not any(weights[i] == 1.0 for weights in points):
             raise RunError(f"{place}: no point is the network '{name}' alone")
+
+
+def _check_shape(matrix: Matrix, place: str) -> None:
+    """Refuse a matrix that is not one row per `found_at` of one column per `applied_at`."""
+    wanted = [len(matrix.applied_at)] * (len(matrix.found_at) + 1)
+    if [len(row) for row in (matrix.naive, *matrix.barriers)] != wanted:
+        raise RunError(
+            f"{place}: expected {len(matrix.found_at)} rows and `naive`, each of "
+            f"{len(matrix.applied_at)} barriers"
+        )
 
 
 def _expect(good: bool, value: Any, place: str, wanted: str) -> Any:

@@ -17,6 +17,12 @@ def show(console: Console, renderable: RenderableType = "") -> None:
     console.print(_Encodable(renderable))
 
 
+def show_heading(console: Console, title: str, aside: str = "") -> None:
+    """Print a title in bold after a blank line, and something dim behind it."""
+    show(console)
+    show(console, Text.assemble((title, "bold"), (f"  {aside}" if aside else "", "dim")))
+
+
 def indented(renderable: RenderableType) -> Padding:
     """Return `renderable` two columns to the right."""
     return Padding(renderable, (0, 0, 0, 2), expand=False)

@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mergekit_perm.report import summaries
+from mergekit_perm.report.matrix_terminal import show_matrix
 from mergekit_perm.report.model import Alignment, Barrier, Change, Gate, Metrics, Report
-from mergekit_perm.report.show import indented, plain_table, show
+from mergekit_perm.report.numbers import exact, number
+from mergekit_perm.report.show import indented, plain_table, show, show_heading
 from mergekit_perm.report.sparkline import marks_for, sparkline
 from mergekit_perm.report.summaries import Figure, Row
 
@@ -29,38 +31,26 @@ _SPLITS_PER_TABLE = 2
 
 def render(report: Report, console: Console) -> None:
     """Print `report` to `console`; reads well at 80 columns and without colour."""
-    _heading(console, f"{report.name}: {len(report.networks)} networks", report.provenance.device)
+    show_heading(
+        console, f"{report.name}: {len(report.networks)} networks", report.provenance.device
+    )
     _networks(report, console)
     if report.alignment is not None:
-        _heading(console, "Alignment")
+        show_heading(console, "Alignment")
         _paragraphs(console, alignment_sentences(report.alignment, list(report.networks)))
         _groups(report.alignment, len(report.networks), console)
     for metric, calibration in dict.fromkeys(
         (case.metric, case.calibration) for case in summaries.cases(report)
     ):
         _barriers(report, metric, calibration, console)
+    for matrix in report.matrices:
+        show_matrix(matrix, console)
     _merged(report, console)
     _gates(report, console)
     if report.notes:
-        _heading(console, "Notes")
+        show_heading(console, "Notes")
         _paragraphs(console, report.notes)
     show(console)
-
-
-def number(value: float | None, *, metric: str = "loss") -> str:
-    """Return `value` as it is shown: a loss with four decimals, an error in percent."""
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    if metric == "error":
-        return f"{_unsigned_zero(round(100 * value, 2)):.2f} %"
-    return f"{_unsigned_zero(round(value, 4)):.4f}" if abs(value) < 1000 else f"{value:.3e}"
-
-
-def exact(value: float, *, metric: str = "loss") -> str:
-    """Return `value` with six digits, for a verdict that four decimals could hide."""
-    return f"{100 * value:.6g} %" if metric == "error" else f"{value:.6g}"
 
 
 def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]:
@@ -76,6 +66,10 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
         f"{stays} stays as it is.",
         _evidence(alignment.saw),
     ]
+    if alignment.at:
+        epochs = ", ".join(map(str, alignment.at))
+        where = f"checkpoints {epochs} together" if len(alignment.at) > 1 else f"epoch {epochs}"
+        sentences.append(f"The permutations were found at {where}, not at the end.")
     if alignment.cut_off:
         sentences.append("`max_seconds` ended the search: this is the best found by then.")
     if moved == 0:
@@ -126,10 +120,6 @@ def _own_objective(alignment: Alignment) -> list[str]:
     return [f"Its own objective, from start to end: {', '.join(courses[:_COURSES])}{more}."]
 
 
-def _unsigned_zero(value: float) -> float:
-    return value + 0.0  # -0.0 + 0.0 is 0.0: a rounded "-0.0000" would look like a gain
-
-
 def _floored(share: float) -> float:
     """Return percent, rounded down, so that only all of it is 100."""
     return math.floor(1000 * share) / 10
@@ -139,11 +129,6 @@ def _course(before: float, after: float) -> str:
     if before == after:
         return f"stayed at {after:.4g}"
     return f"{'rose' if after > before else 'fell'} from {before:.4g} to {after:.4g}"
-
-
-def _heading(console: Console, title: str, aside: str = "") -> None:
-    show(console)
-    show(console, Text.assemble((title, "bold"), (f"  {aside}" if aside else "", "dim")))
 
 
 def _paragraphs(console: Console, sentences: Iterable[str]) -> None:
@@ -222,7 +207,7 @@ def _barriers(report: Report, metric: str, calibration: str, console: Console) -
         if (row.case.metric, row.case.calibration) == (metric, calibration)
     ]
     aside = "" if calibration == "none" else f"after calibration {calibration}"
-    _heading(console, f"{metric.capitalize()} barriers", aside)
+    show_heading(console, f"{metric.capitalize()} barriers", aside)
     splits = list(dict.fromkeys(row.case.split for row in chosen))
     marks = marks_for(console.encoding)
     # As many splits beside one another as leave room for every name; at 80 columns that is two.
@@ -354,7 +339,7 @@ def _picture(barrier: Barrier | None, top: float, marks: str) -> str:
 def _merged(report: Report, console: Console) -> None:
     if not report.merged:
         return
-    _heading(console, "Merged networks")
+    show_heading(console, "Merged networks")
     for name, merged in report.merged.items():
         show(console, Text(f"  {name}: {merged.file}"))
     splits = list(
@@ -373,7 +358,7 @@ def _merged(report: Report, console: Console) -> None:
 def _gates(report: Report, console: Console) -> None:
     if not report.gates:
         return
-    _heading(console, "Gates")
+    show_heading(console, "Gates")
     for gate in report.gates:
         verdict = ("passed", "green") if gate.passed else ("FAILED", "bold red")
         show(console, Text.assemble("  ", verdict, f"  {gate_words(gate)}"))

@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from mergekit_perm.errors import suggest
-from mergekit_perm.spec.fields import AlignmentMethod, Count, NonNegative, Seed, Size, Text
+from mergekit_perm.spec.fields import (
+    AlignmentMethod,
+    Count,
+    NonNegative,
+    OneOrMoreSteps,
+    Seed,
+    Size,
+    Text,
+)
 from mergekit_perm.spec.models import Section
 
 JOINT = "joint"
@@ -34,11 +42,15 @@ class AlignSpec(Section):
         reference: the network that the others are aligned to, or ``joint``.
         method: the solver.
         permutations: ``auto``, or a file with a permutation spec, as written; see `RunSpec.path`.
+        at: the checkpoint of sequences at which permutations are found; several are stacked.
+        apply_to: permute each network as it is in the end, or its whole ``sequence``.
     """
 
     reference: Text = JOINT
     method: AlignmentMethod = "weight_matching"
     permutations: Text = "auto"
+    at: OneOrMoreSteps = "end"
+    apply_to: Literal["network", "sequence"] = "network"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -216,8 +228,8 @@ def default_method(align: Mapping[str, Any], *, has_data: bool) -> str:
 
 
 # A branch of the union is marked in the location of pydantic's errors, as unions are in `fields`.
-_UNKNOWN = "<align: unknown>"
-_TAGS = {method: f"<align: {method}>" for method in ALIGNMENTS}
+_UNKNOWN = "\0align: unknown"
+_TAGS = {method: f"\0align: {method}" for method in ALIGNMENTS}
 ALIGNMENT_TAGS = frozenset((*_TAGS.values(), _UNKNOWN))
 
 

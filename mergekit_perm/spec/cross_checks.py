@@ -11,6 +11,7 @@ from mergekit_perm.spec.models import EvaluateSpec, GateSpec, MergeSpec, Network
 from mergekit_perm.spec.parts import Parts
 from mergekit_perm.spec.problems import nearest
 from mergekit_perm.spec.run_spec import JOINT, chosen_pairs
+from mergekit_perm.spec.sequence_checks import sequence_problems
 from mergekit_perm.yaml_document import Keys, Problem
 
 
@@ -89,6 +90,10 @@ def _training(parts: Parts) -> Iterator[Problem]:
             hint = "add, for example: milestones: [30, 45]"
             path = _set_at(name, network.train, "schedule")
             yield Problem(path, "the schedule 'step' needs milestones", hint)
+        late = [epoch for epoch in recipe.checkpoints if epoch > recipe.epochs]
+        if late:
+            message = f"no checkpoint after epoch {late[0]}: the training has {recipe.epochs}"
+            yield Problem(_set_at(name, network.train, "checkpoints"), message)
         if recipe.warmup_epochs > recipe.epochs:
             message = (
                 f"a warm-up of {recipe.warmup_epochs:g} epochs is longer than the training, "
@@ -242,5 +247,6 @@ _CHECKS = (
     _pairs,
     _evaluate,
     _gates,
+    sequence_problems,
     file_problems,
 )

@@ -16,15 +16,15 @@ from pydantic_core import PydanticCustomError
 from mergekit_perm.mergekit import MERGEKIT_METHODS
 from mergekit_perm.spec.methods import ALIGNMENT_METHODS, MERGE_METHODS
 
-# Marks a branch of a union in the location of pydantic's errors. No key of a spec can be one of
-# these, so that `problems` can take them out again without touching a user's key.
+# Marks a branch of a union in the location of pydantic's errors. A key of a spec that is text one
+# can type is none of these, so that `problems` can take them out again without touching a user's.
 _TAGS = {
-    bool: "<bool>",
-    int: "<number>",
-    float: "<number>",
-    str: "<text>",
-    dict: "<mapping>",
-    list: "<list>",
+    bool: "\0bool",
+    int: "\0number",
+    float: "\0number",
+    str: "\0text",
+    dict: "\0mapping",
+    list: "\0list",
 }
 UNION_TAGS = frozenset(_TAGS.values())
 
@@ -78,6 +78,27 @@ def _two(items: Any) -> Any:
     return items
 
 
+def _step(value: Any) -> Any:
+    if value == "end" or (type(value) is int and value >= 0):
+        return value
+    raise expected("an epoch, or end")
+
+
+def _word(word: str, wanted: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value != word:
+            raise expected(wanted)
+        return value
+
+    return check
+
+
+def _several(steps: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    if len(steps) < 2:
+        raise refused("a list is for two epochs or more", hint="write one epoch without brackets")
+    return _distinct(steps)
+
+
 def _choice(known: Sequence[str], elsewhere: Sequence[str] = ()) -> Callable[[str], str]:
     def check(text: str) -> str:
         if text in known:
@@ -104,15 +125,15 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 Ema = Annotated[
-    Annotated[bool, Tag("<bool>")] | Annotated[Literal["auto"], Tag("<text>")],
+    Annotated[bool, Tag("\0bool")] | Annotated[Literal["auto"], Tag("\0text")],
     _by_kind("true, false or auto"),
 ]
 BatchSize = Annotated[
-    Annotated[Count, Tag("<number>")] | Annotated[Literal["auto"], Tag("<text>")],
+    Annotated[Count, Tag("\0number")] | Annotated[Literal["auto"], Tag("\0text")],
     _by_kind("a whole number of examples, or auto"),
 ]
 Weight = Annotated[
-    Annotated[float, Tag("<number>")] | Annotated[dict[str, float], Tag("<mapping>")],
+    Annotated[float, Tag("\0number")] | Annotated[dict[str, float], Tag("\0mapping")],
     _by_kind(
         "a number, or a mapping from network to number",
         list_hint="the gradients and filters of mergekit are not provided here",
@@ -121,9 +142,26 @@ Weight = Annotated[
 # Behind a validator pydantic sees Python's list, which it takes for a tuple only when not strict.
 Pair = Annotated[tuple[Text, Text], Field(strict=False), BeforeValidator(_two)]
 Pairs = Annotated[
-    Annotated[Literal["all", "none", "spokes", "far_edges"], Tag("<text>")]
-    | Annotated[tuple[Pair, ...], Tag("<list>")],
+    Annotated[Literal["all", "none", "spokes", "far_edges"], Tag("\0text")]
+    | Annotated[tuple[Pair, ...], Tag("\0list")],
     _by_kind("all, none, spokes, far_edges, or a list of pairs [a, b]"),
+]
+
+# One checkpoint of a sequence.
+Step = Annotated[int | Literal["end"], BeforeValidator(_step)]
+Epochs = Annotated[tuple[Size, ...], AfterValidator(_distinct)]
+_STEPS = "all, or a list of epochs"
+Steps = Annotated[
+    Annotated[Literal["all"], BeforeValidator(_word("all", _STEPS)), Tag("\0text")]
+    | Annotated[tuple[Step, ...], Field(min_length=1), AfterValidator(_distinct), Tag("\0list")],
+    _by_kind(_STEPS),
+]
+_AT = "an epoch, end, or a list of them"
+OneOrMoreSteps = Annotated[
+    Annotated[Size, Tag("\0number")]
+    | Annotated[Literal["end"], BeforeValidator(_word("end", _AT)), Tag("\0text")]
+    | Annotated[tuple[Step, ...], AfterValidator(_several), Tag("\0list")],
+    _by_kind(_AT),
 ]
 
 AlignmentMethod = Annotated[str, AfterValidator(_choice(ALIGNMENT_METHODS))]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mergekit_perm.spec.parts import Parts
+from mergekit_perm.spec.paths import resolve_path
 from mergekit_perm.spec.problems import guess, nearest
-from mergekit_perm.spec.run_spec import resolve_path
+from mergekit_perm.spec.sequences import epoch_in_name, sequence_files
 from mergekit_perm.yaml_document import Keys, Problem
 
 # References that `checkpoints` resolves by itself; everything else is a file.
@@ -19,6 +20,8 @@ def file_problems(parts: Parts) -> Iterator[Problem]:
     for name, network in parts.networks.items():
         if network.checkpoint and not network.checkpoint.startswith(_SCHEMES):
             yield from _checkpoint(("networks", name, "checkpoint"), network.checkpoint, parts)
+        if network.checkpoints:
+            yield from _sequence(("networks", name, "checkpoints"), network.checkpoints, parts)
     if parts.align is not None and parts.align.permutations != "auto":
         yield from _permutations(parts.align.permutations, parts)
 
@@ -30,6 +33,24 @@ def _checkpoint(path: Keys, text: str, parts: Parts) -> Iterator[Problem]:
     elif not _is_file(file):
         lora = "references with a LoRA adapter (a+b) are not provided here" if "+" in text else None
         yield Problem(path, f"no file '{text}'", lora or _advice(text, parts.folder))
+
+
+def _sequence(path: Keys, pattern: str, parts: Parts) -> Iterator[Problem]:
+    files = [file for file in sequence_files(pattern, parts.folder) if _is_file(file)]
+    if not files:
+        hint = f"relative paths start from '{parts.folder}'"
+        yield Problem(path, f"no file matches '{pattern}'", hint)
+    by_epoch: dict[int, str] = {}
+    for file in files:
+        epoch = epoch_in_name(file)
+        if epoch is None:
+            message = f"'{file.name}' has no epoch in its name"
+            yield Problem(path, message, "names look like checkpoint-12.pth.tar")
+        elif epoch in by_epoch:
+            message = f"'{by_epoch[epoch]}' and '{file.name}' have the same epoch, {epoch}"
+            yield Problem(path, message, "let the pattern match one of them")
+        else:
+            by_epoch[epoch] = file.name
 
 
 def _permutations(text: str, parts: Parts) -> Iterator[Problem]:

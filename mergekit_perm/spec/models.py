@@ -18,6 +18,7 @@ from mergekit_perm.spec.fields import (
     Count,
     Device,
     Ema,
+    Epochs,
     MergeMethod,
     Name,
     Names,
@@ -26,6 +27,7 @@ from mergekit_perm.spec.fields import (
     Seed,
     Share,
     Size,
+    Steps,
     Text,
     Weight,
     expected,
@@ -65,7 +67,12 @@ class AugmentSpec(Section):
 
 
 class TrainSpec(Section):
-    """How networks are trained; the fields mean what `mergekit_perm.train.Recipe` says."""
+    """How networks are trained; the fields mean what `mergekit_perm.train.Recipe` says.
+
+    Attributes:
+        checkpoints: epochs after which the network is kept as well as at its end, 0 before the
+            first: they make it a sequence.
+    """
 
     epochs: Count = 60
     optimizer: Optimizer = "sgd"
@@ -79,11 +86,12 @@ class TrainSpec(Section):
     gamma: NonNegative = 0.1
     augment: AugmentSpec = AugmentSpec()
     label_smoothing: Share = 0.0
+    checkpoints: Epochs = ()
 
     def keywords(self) -> dict[str, Any]:
-        """Return all values by name, those of `augment` among them, as `Recipe` takes them."""
+        """Return what `Recipe` takes by name, the values of `augment` among it."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        del values["augment"]
+        del values["augment"], values["checkpoints"]
         return {**values, **dict(self.augment)}
 
 
@@ -103,6 +111,7 @@ class NetworkTrain(Section):
     gamma: NonNegative | None = None
     augment: AugmentSpec | None = None
     label_smoothing: Share | None = None
+    checkpoints: Epochs | None = None
 
     def over(self, train: TrainSpec) -> TrainSpec:
         """Return `train` with the values given here in place of its own."""
@@ -111,10 +120,12 @@ class NetworkTrain(Section):
 
 
 class NetworkSpec(Section):
-    """One network: trained here, or read from a checkpoint.
+    """One network: trained here, or read from a checkpoint, or from several.
 
     Attributes:
         train: how it is trained, or None.
+        checkpoints: a pattern such as ``runs/a/checkpoint-*.pth.tar``, or None: the checkpoints
+            of one training, each with its epoch in its name, of which the last is the network.
         checkpoint: a file, as written in the spec (see `RunSpec.path`), or ``hf-hub:org/id@rev``
             or ``local-dir:PATH``; or None.
         ema: take the averaged weights of a checkpoint; ``auto`` prefers them where there are any.
@@ -124,23 +135,28 @@ class NetworkSpec(Section):
 
     train: NetworkTrain | None = None
     checkpoint: Text | None = None
+    checkpoints: Text | None = None
     ema: Ema = "auto"
     architecture: Text | None = None
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.train is None and self.checkpoint is None:
+        origins = ("train", "checkpoint", "checkpoints")
+        given = [name for name in origins if getattr(self, name) is not None]
+        if not given:
             raise refused(
                 "a network needs 'train' or 'checkpoint', found neither",
                 hint="write, for example, {train: {seed: 0}}",
             )
-        if self.train is not None and self.checkpoint is not None:
+        if len(given) > 1:
             raise refused(
-                "a network is trained or read from a checkpoint, found both",
-                hint="remove 'train' or 'checkpoint'",
+                "a network is trained or read from a checkpoint, found both"
+                if "train" in given
+                else "a network is read from one checkpoint or a sequence of them, found both",
+                hint=f"remove '{given[0]}' or '{given[1]}'",
             )
-        if self.checkpoint is None and self.ema != "auto":
+        if self.train is not None and self.ema != "auto":
             raise refused("'ema' is for a checkpoint, and this network is trained")
         return self
 
@@ -184,6 +200,20 @@ class SimplexSpec(Section):
     search: Size = 0
 
 
+class MatrixSpec(Section):
+    """Barriers of permutations found at one checkpoint of sequences and applied at another.
+
+    Attributes:
+        found_at: epochs at which networks are aligned.
+        applied_at: epochs at which the barriers of pairs are measured.
+        points: on each path, both ends included.
+    """
+
+    found_at: Steps = "all"
+    applied_at: Steps = "all"
+    points: Annotated[int, Field(ge=2)] = 11
+
+
 class EvaluateSpec(Section):
     """What is measured.
 
@@ -193,6 +223,7 @@ class EvaluateSpec(Section):
         pairs: ``all``, ``none``, those with the reference (``spokes``), those without it
             (``far_edges``), or a list; `RunSpec.pairs` resolves it.
         simplex: the grid over all networks at once, or None.
+        matrix: over the checkpoints of sequences, or None.
         calibration: what is re-estimated after mixing; each choice is measured.
         device: auto, cpu, mps, cuda, cuda:N, or several as in cuda:0,cuda:1: points are spread
             over them.
@@ -204,6 +235,7 @@ class EvaluateSpec(Section):
     points: Annotated[int, Field(ge=2)] = 25
     pairs: Pairs = "all"
     simplex: SimplexSpec | None = None
+    matrix: MatrixSpec | None = None
     calibration: Calibrations = ("none",)
     device: Device = "auto"
     batch_size: BatchSize = "auto"

@@ -38,6 +38,7 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("merge", "*", "parameters"): models.MergeParameters,
     ("evaluate",): models.EvaluateSpec,
     ("evaluate", "simplex"): models.SimplexSpec,
+    ("evaluate", "matrix"): models.MatrixSpec,
     ("gates", "*"): models.GateSpec,
 }
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, PrivateAttr
 
 from mergekit_perm.spec.alignment import JOINT, AlignField, AlignSpec, Looks
-from mergekit_perm.spec.fields import Name, Text
+from mergekit_perm.spec.fields import Name, Step, Text
 from mergekit_perm.spec.models import (
     DataField,
     EvaluateSpec,
@@ -20,8 +20,10 @@ from mergekit_perm.spec.models import (
     Section,
     TrainSpec,
 )
+from mergekit_perm.spec.paths import resolve_path
+from mergekit_perm.spec.sequences import epoch_in_name, epochs_of, sequence_files
 
-__all__ = ["FORMAT", "JOINT", "RunSpec", "chosen_pairs", "resolve_path"]
+__all__ = ["FORMAT", "JOINT", "RunSpec", "chosen_pairs"]
 
 FORMAT = "perm-merge/run@1"
 
@@ -73,6 +75,31 @@ class RunSpec(Section):
             raise KeyError(f"network '{name}' is read from a checkpoint, not trained")
         return train.over(self.train)
 
+    def epochs(self, name: str) -> tuple[int, ...]:
+        """Return the epochs of the checkpoints of network `name`, its end last.
+
+        A network that is no sequence has none.
+        """
+        return epochs_of(self.networks[name], self.train, self.folder)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The epochs that the sequences of all networks have, the end last."""
+        return self.epochs(next(iter(self.networks)))
+
+    def chosen_steps(self, steps: Literal["all"] | Step | Sequence[Step]) -> tuple[int, ...]:
+        """Return `steps` as epochs: of ``all``, of one, or of each; ``end`` is the last."""
+        if steps == "all":
+            return self.steps
+        several = [steps] if isinstance(steps, int | str) else steps
+        return tuple(self.steps[-1] if isinstance(step, str) else step for step in several)
+
+    def checkpoint_file(self, name: str, epoch: int) -> Path:
+        """Return the file of the checkpoint of `epoch` of network `name`, which is read."""
+        pattern = self.networks[name].checkpoints or ""
+        files = sequence_files(pattern, self.folder)
+        return next(file for file in files if epoch_in_name(file) == epoch)
+
     def architecture_of(self, name: str) -> str:
         """Return the architecture of network `name`: its own, or that of the run."""
         found = self.networks[name].architecture or self.architecture
@@ -106,14 +133,6 @@ class RunSpec(Section):
         if self.evaluate is None:
             return ()
         return chosen_pairs(self.evaluate, tuple(self.networks), self.align)
-
-
-def resolve_path(text: str, folder: Path) -> Path:
-    """Return `text` as a path that starts from `folder` unless it is absolute or starts with ~."""
-    try:
-        return folder / Path(text).expanduser()
-    except RuntimeError:  # "~name" where nobody is called so
-        return folder / text
 
 
 def chosen_pairs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ def fit(
     *,
     seed: int,
     device: str | torch.device = "cpu",
+    checkpoints: Collection[int] = (),
+    keep: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
     progress: Progress = silent,
     task: str = "training",
 ) -> History:
@@ -63,6 +65,8 @@ def fit(
         recipe: how to train.
         seed: any whole number.
         device: where to train.
+        checkpoints: after which epochs the network is kept, 0 before the first.
+        keep: called with each of these, as soon as it is reached, and a copy of the state.
         progress: called as `progress(task, epochs done, epochs)`.
         task: what to call this training in `progress` and in errors.
 
@@ -74,6 +78,8 @@ def fit(
     optimizer = _optimizer(module, recipe)
     losses, rates = [], []
     with _training(module), seeded(stream(seed, "dropout"), device):
+        if keep is not None and 0 in checkpoints:
+            keep(0, copied(module))
         for epoch in range(recipe.epochs):
             first = epoch * batches.steps
             rates.append(learning_rate(recipe, first, batches.steps))
@@ -86,8 +92,15 @@ def fit(
                 ]
             )
             losses.append(_epoch_loss(loss, batches.sizes, epoch, recipe, task))
+            if keep is not None and epoch + 1 in checkpoints:
+                keep(epoch + 1, copied(module))
             progress(task, epoch + 1, recipe.epochs)
     return History(losses=tuple(losses), learning_rates=tuple(rates))
+
+
+def copied(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of the state of `module`, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
 def _step(

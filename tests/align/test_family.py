@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import mergekit_perm.align
-from mergekit_perm.align import JOINT, METHODS, align
+from mergekit_perm.align import JOINT, METHODS, align, align_sequences, moved_along
 from mergekit_perm.data import Data, Split
 from mergekit_perm.errors import AlignmentError, EvaluationError, PermutationSpecError
 from mergekit_perm.permspec import PermutationSpec
@@ -267,3 +267,35 @@ def test_a_device_is_for_every_method() -> None:
         assert align(states, spec, method=method, device="cpu").method == method
         with pytest.raises(EvaluationError, match="no device 'cpus'"):
             align(states, spec, method=method, device="cpus")
+
+
+def test_other_checkpoints_move_along() -> None:
+    early, late = networks(), {name: state_of(SHAPES, 9 + ord(name)) for name in "abc"}
+    found = align(early, SPEC, reference="b")
+    family = moved_along(found, late, SPEC)
+    assert (family.reference, family.permutations) == ("b", found.permutations)
+    assert family.traces == found.traces
+    for name, state in late.items():
+        moved = SPEC.bind(SHAPES).apply(found.permutations[name], state)
+        assert all(torch.equal(family.states[name][tensor], moved[tensor]) for tensor in state)
+    assert family.objective_before == align(late, SPEC, max_sweeps=0).objective_before
+    assert family.groups["g"].moved == found.groups["g"].moved
+    # The same networks again: the same family.
+    again = moved_along(found, early, SPEC)
+    assert (again.objective, again.groups) == (found.objective, found.groups)
+
+
+def test_stacked_permutations_move_along() -> None:
+    early, late = networks("ab"), {name: state_of(SHAPES, 9 + ord(name)) for name in "ab"}
+    found = align_sequences({name: [early[name], late[name]] for name in "ab"}, SPEC)
+    family = moved_along(found, late, SPEC)
+    assert (family.method, family.saw, family.cut_off) == ("weight_matching", "weights", False)
+    for name in "ab":
+        for tensor, value in family.states[name].items():
+            assert torch.equal(value, found.states[name][1][tensor])
+
+
+def test_networks_that_nothing_was_found_for_do_not_move_along() -> None:
+    found = align(networks(), SPEC)
+    with pytest.raises(AlignmentError, match="permutations were found for a, b, c, not for a, b"):
+        moved_along(found, networks("ab"), SPEC)

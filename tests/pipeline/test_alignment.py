@@ -89,7 +89,7 @@ def test_groups_say_what_alignment_did(small: Small) -> None:
 def test_the_key_follows_the_data_only_where_they_are_looked_at(
     small: Small, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(pipeline.plan, "network_key", lambda _inputs, name: name)
+    monkeypatch.setattr(pipeline.keys, "network_key", lambda _inputs, name, _epoch=None: name)
     found = gathering.gather(aligning(small, method, METHODS[method][0]))
     assert found.data is not None
     train = dataclasses.replace(found.data.splits["train"], fingerprint="another")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from mergekit_perm.report.model import (
     Change,
     Gate,
     Group,
+    Matrix,
     Merged,
     Metrics,
     Objective,
@@ -54,6 +56,18 @@ def simplex(height: float, *, alignment: str, split: str, metric: str) -> Barrie
     return Barrier(
         "simplex", NAMES, alignment, "none", split, metric, height, (0.5, 0.5, 0.0), None, points
     )  # type: ignore[arg-type]
+
+
+def matrices() -> tuple[Matrix, ...]:
+    """Barriers of a pair that permutations of late epochs lower."""
+    return tuple(
+        Matrix(
+            ("a", "b"), "none", split, metric, (0, 5, 20), (0, 5, 20), (0.0, 0.5, 1.0),
+            ((0.0, 0.25, 0.75), (0.0, 0.0625, 0.5), (0.0, 0.0625, 0.03125)),
+        )
+        for split in ("train", "test")
+        for metric in ("loss", "error")
+    )  # type: ignore[arg-type]  # fmt: skip
 
 
 def make(
@@ -111,6 +125,15 @@ def make(
         provenance=Provenance("0" * 64, {"torch": "2.11"}, "cpu (2 threads)", "float32", {}, {}),
         notes=("A plain sentence.",),
     )
+
+
+@pytest.fixture
+def of_sequences() -> Report:
+    """A report of two sequences, with a matrix for every split and metric."""
+    report = make(name="sequences")
+    assert report.alignment is not None
+    alignment = replace(report.alignment, at=(5, 20))
+    return replace(report, alignment=alignment, matrices=matrices(), gates=(), notes=())
 
 
 @pytest.fixture

@@ -77,15 +77,16 @@ def test_a_report_without_barriers(make_report: Make) -> None:
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("page", ["report", "comparison"])
+@pytest.mark.parametrize("page", ["report", "sequences", "comparison"])
 def test_a_browser_draws_every_figure(
-    make_report: Make, tmp_path: Path, page: str, width: int
+    make_report: Make, of_sequences: Report, tmp_path: Path, page: str, width: int
 ) -> None:
     """Screenshots stay in build/screenshots, to be looked at."""
     assert BROWSER is not None
     first = make_report()
-    if page == "report":
-        text, count = to_html(first), len(figures(first))
+    if page != "comparison":
+        report = first if page == "report" else of_sequences
+        text, count = to_html(report), len(figures(report))
     else:
         comparison = compare([first, *repeats_of(make_report(name="again"))])
         text, count = comparison_to_html(comparison), len(compared_figures(comparison))

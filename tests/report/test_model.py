@@ -30,7 +30,7 @@ def test_the_keys_are_those_of_the_format(make_report: Make) -> None:
     data = make_report().to_json()
     assert list(data) == [
         "format", "name", "networks", "alignment", "barriers", "merged", "gates", "provenance",
-        "notes",
+        "notes", "matrices",
     ]  # fmt: skip
     assert data["format"] == "perm-merge/report@1"
     assert data["networks"]["a"]["test"] == {"loss": 0.25, "error": 0.0625, "n": 450}
@@ -41,6 +41,7 @@ def test_the_keys_are_those_of_the_format(make_report: Make) -> None:
     assert data["barriers"][0]["points"][1] == {"weights": [0.75, 0.25], "value": 0.375}
     assert list(data["alignment"]) == [
         "reference", "method", "objective", "permutations", "groups", "seconds", "saw", "cut_off",
+        "at",
     ]  # fmt: skip
     assert list(data["alignment"]["groups"][0]) == [
         "name", "size", "moved", "objective", "similarity",

@@ -18,8 +18,9 @@ from mergekit_perm.errors import RunError
 from mergekit_perm.report import Report, compare, render, render_comparison
 from mergekit_perm.report.compare_terminal import _blocks
 from mergekit_perm.report.model import Barrier, Change, Point
+from mergekit_perm.report.numbers import exact, number
 from mergekit_perm.report.show import _encodable
-from mergekit_perm.report.terminal import alignment_sentences, exact, number
+from mergekit_perm.report.terminal import alignment_sentences
 
 GOLDEN = Path(__file__).parent.parent / "golden/report"
 

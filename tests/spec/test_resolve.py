@@ -39,6 +39,7 @@ TRAIN = {
         {}, optional={"flip": st.booleans(), "crop": st.integers(0, 9), "noise": AMOUNTS}
     ),
     "label_smoothing": SHARES,
+    "checkpoints": st.lists(st.integers(0, 10), max_size=3, unique=True),
 }
 
 
@@ -221,10 +222,13 @@ def test_every_default_is_written() -> None:
         "    crop: 0\n"
         "    noise: 0.0\n"
         "  label_smoothing: 0.0\n"
+        "  checkpoints: []\n"
         "align:\n"
         "  reference: joint\n"
         "  method: mixed\n"
         "  permutations: auto\n"
+        "  at: end\n"
+        "  apply_to: network\n"
         "  seed: 0\n"
         "  restarts: 2\n"
         "  steps: 100\n"
@@ -262,7 +266,8 @@ def test_exactly_the_options_of_the_method_are_written(method: str) -> None:
         f"align: {{method: {method}}}\n"
     )
     written = read(resolved(spec), file="f").data["align"]
-    expected = ["reference", "method", "permutations", *alignment.options_of(method)]
+    common = ["reference", "method", "permutations", "at", "apply_to"]
+    expected = [*common, *alignment.options_of(method)]
     assert list(written) == expected
     assert written["method"] == method and written["max_seconds"] is None
 

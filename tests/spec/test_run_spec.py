@@ -40,6 +40,8 @@ class TestDefaults:
             "reference": "joint",
             "method": "mixed",
             "permutations": "auto",
+            "at": "end",
+            "apply_to": "network",
             **spec.align.options,
         }
         assert spec.evaluate is not None
@@ -48,6 +50,7 @@ class TestDefaults:
             "points": 25,
             "pairs": "all",
             "simplex": None,
+            "matrix": None,
             "calibration": ("none",),
             "device": "auto",
             "batch_size": "auto",

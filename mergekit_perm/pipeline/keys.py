@@ -1,0 +1,99 @@
+"""Content keys: what decides whether a stage of a run is done. Equal keys give equal results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mergekit_perm.pipeline.inputs import Inputs, digest
+
+Weights = tuple[float, ...]
+
+# Raise when a stage computes something else from the same inputs, so that old results are redone.
+VERSION = 1
+_ALIGNMENT = 5  # that of alignment alone
+
+
+def network_key(inputs: Inputs, name: str, epoch: int | None = None) -> str:
+    """Return the content key of network `name`: all that its weights depend on.
+
+    Args:
+        inputs: of the run.
+        name: of the network.
+        epoch: that of an earlier checkpoint of its sequence; None, and the last one, are the
+            network as it is in the end.
+    """
+    spec = inputs.spec
+    network = spec.networks[name]
+    early = epoch is not None and epoch != spec.epochs(name)[-1]
+    built = [spec.architecture_of(name), spec.options_of(name), inputs.code]
+    if network.train is None:
+        hashes = inputs.checkpoint_hashes[name]
+        content = hashes[epoch if early and epoch is not None else max(hashes)]
+        return digest(VERSION, "checkpoint", built, content, network.ema)
+    fingerprint = inputs.data.splits["train"].fingerprint if inputs.data else None
+    # Which checkpoints are kept along the way changes none of them.
+    training = spec.training(name).model_dump(mode="json", exclude={"checkpoints"})
+    # Training repeats to the bit on one kind of device with one torch and number of threads.
+    threads = torch.get_num_threads() if inputs.device.type == "cpu" else 0
+    where = [inputs.device.type, threads, torch.__version__]
+    key = digest(VERSION, "train", built, training, network.train.seed, fingerprint, where)
+    return digest(key, epoch) if early else key
+
+
+def networks_key(inputs: Inputs, epoch: int | None = None) -> str:
+    """Return the key of all networks, at one checkpoint of their sequences; None is the end."""
+    family = [network_key(inputs, name, epoch) for name in inputs.spec.networks]
+    return digest(VERSION, "naive", list(inputs.spec.networks), family)
+
+
+def permutations_key(inputs: Inputs, epochs: Sequence[int]) -> str:
+    """Return the key of the permutations that are found at `epochs`; none is the end."""
+    found, settings = inputs.permutations, inputs.spec.align
+    if found is None or settings is None:
+        raise ValueError("nothing is aligned")
+    options = settings.model_dump(mode="json", exclude={"permutations", "at", "apply_to"})
+    where = [networks_key(inputs, epoch) for epoch in epochs] or [networks_key(inputs)]
+    parts = [where, found.spec.sha256, options]
+    return digest(VERSION, _ALIGNMENT, "aligned", *parts, looked_at(inputs))
+
+
+def found_at(inputs: Inputs) -> tuple[int, ...]:
+    """Return the epochs at which `align` finds the permutations of the run; none is the end."""
+    settings = inputs.spec.align
+    return () if settings is None or settings.at == "end" else inputs.spec.chosen_steps(settings.at)
+
+
+def family_key(inputs: Inputs, alignment: str) -> str:
+    """Return the key of all networks in the end, as they are ("naive") or "aligned"."""
+    if alignment == "naive" or inputs.permutations is None or inputs.spec.align is None:
+        return networks_key(inputs)
+    return digest(permutations_key(inputs, found_at(inputs)), networks_key(inputs))
+
+
+def looked_at(inputs: Inputs) -> str | None:
+    """Return the fingerprint of the data that alignment looks at; None if at weights alone."""
+    if inputs.spec.looks_at == "weights" or inputs.data is None:
+        return None
+    return inputs.data.splits["train"].fingerprint
+
+
+def merge_key(inputs: Inputs, recipe: str) -> str:
+    """Return the key of the network that `recipe` merges."""
+    alignment = "aligned" if inputs.spec.align else "naive"
+    settings = next(r for r in inputs.spec.merge if r.name == recipe)
+    family = family_key(inputs, alignment)
+    return digest(VERSION, "merge", family, settings.model_dump(mode="json"), inputs.options)
+
+
+def evaluation_key(inputs: Inputs, key: str, calibration: str, points: Sequence[Weights]) -> str:
+    """Return the key of what is measured at `points` of the networks that have `key`."""
+    fingerprint = inputs.data.fingerprint if inputs.data else None
+    # Statistics that are estimated again depend on the batches they are estimated on.
+    settings = inputs.spec.evaluate
+    batch_size = settings.batch_size if settings and calibration != "none" else None
+    precision = settings.precision if settings else None
+    measured = [calibration, points, inputs.splits, batch_size, precision]
+    where = "+".join(sorted({device.type for device in inputs.devices}))
+    return digest(VERSION, key, measured, fingerprint, where)

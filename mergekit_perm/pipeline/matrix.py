@@ -1,0 +1,179 @@
+"""The matrix of barriers: permutations found at one checkpoint of sequences, applied at another.
+
+A row is where permutations are found, a column where they are applied and the barriers of pairs
+measured; beside it are the barriers without permutations (arXiv 2404.06498, section 4).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from mergekit_perm import evaluate
+from mergekit_perm.alignment import Alignment
+from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
+from mergekit_perm.pipeline.keys import (
+    Weights,
+    evaluation_key,
+    found_at,
+    networks_key,
+    permutations_key,
+)
+from mergekit_perm.pipeline.stage import Stage
+from mergekit_perm.pipeline.stages import (
+    find_permutations,
+    keep_permutations,
+    plain_point,
+    read_points,
+)
+from mergekit_perm.pipeline.workshop import Result, State, Workshop, permutation_file
+from mergekit_perm.spec.models import MatrixSpec
+
+
+def matrix_stages(inputs: Inputs) -> Iterator[Stage]:
+    """Yield the stages that find permutations at checkpoints, and that measure barriers there."""
+    settings = _settings(inputs)
+    if settings is None:
+        return
+    spec = inputs.spec
+    rows = spec.chosen_steps(settings.found_at)
+    for found in rows:
+        if not _is_that_of_the_run(inputs, found):
+            yield Stage(
+                f"align@{found}",
+                f"align {', '.join(spec.networks)} at epoch {found}",
+                permutations_key(inputs, [found]),
+                tuple(permutation_file(f"{name}@{found}") for name in spec.networks),
+                partial(_align_at, found),
+            )
+    points = _points(inputs, settings)
+    for calibration, row, applied in itertools.product(
+        calibrations(inputs), (None, *rows), spec.chosen_steps(settings.applied_at)
+    ):
+        name = _name(calibration, row, applied)
+        which = networks_key(inputs, applied)
+        if row is not None:
+            which = digest(permutations_key(inputs, [row]), which)
+        key = evaluation_key(inputs, which, calibration, points)
+        placed = "naive" if row is None else f"permutations of epoch {row}"
+        task = f"evaluating epoch {applied}, {placed}"
+        task += "" if calibration == "none" else f", {calibration}"
+        work = partial(_measure, name, key, calibration, row, applied, points, task)
+        yield Stage(name, f"{task}: {len(points)} points", key, (), work)
+
+
+def count_points(inputs: Inputs) -> int:
+    """Return how many mixtures the matrix takes."""
+    settings = _settings(inputs)
+    if settings is None:
+        return 0
+    rows, columns = map(inputs.spec.chosen_steps, (settings.found_at, settings.applied_at))
+    points = len(_points(inputs, settings))
+    return len(calibrations(inputs)) * (len(rows) + 1) * len(columns) * points
+
+
+def matrices(inputs: Inputs, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the matrix of every pair, calibration, split and metric, from the results."""
+    settings = _settings(inputs)
+    if settings is None:
+        return []
+    names = list(inputs.spec.networks)
+    rows, columns = map(inputs.spec.chosen_steps, (settings.found_at, settings.applied_at))
+    found = []
+    for calibration in calibrations(inputs):
+        values = {
+            (row, applied): read_points(results[_name(calibration, row, applied)]["points"])
+            for row, applied in itertools.product((None, *rows), columns)
+        }
+        for path, split, metric in itertools.product(
+            _paths(inputs, settings), inputs.splits, evaluate.METRICS
+        ):
+            heights = {
+                place: path.barrier(names, measured, calibration, split, metric, "aligned").barrier
+                for place, measured in values.items()
+            }
+            found.append({
+                "networks": path.networks, "calibration": calibration, "split": split,
+                "metric": metric, "found_at": rows, "applied_at": columns,
+                "naive": [heights[None, applied] for applied in columns],
+                "barriers": [[heights[row, applied] for applied in columns] for row in rows],
+            })  # fmt: skip
+    return found
+
+
+def _settings(inputs: Inputs) -> MatrixSpec | None:
+    evaluating, aligning = inputs.spec.evaluate, inputs.permutations
+    return None if evaluating is None or aligning is None else evaluating.matrix
+
+
+def _is_that_of_the_run(inputs: Inputs, epoch: int) -> bool:
+    """Tell whether the run's own permutations are those found at `epoch`."""
+    return (found_at(inputs) or inputs.spec.steps[-1:]) == (epoch,)
+
+
+def _name(calibration: str, row: int | None, applied: int) -> str:
+    return f"matrix/{calibration}/{'naive' if row is None else row}/{applied}"
+
+
+def _paths(inputs: Inputs, settings: MatrixSpec) -> list[evaluate.Path]:
+    spec = inputs.spec
+    return evaluate.paths_between(
+        tuple(spec.networks), spec.pairs, reference=None, points=settings.points, simplex=None
+    )
+
+
+def _points(inputs: Inputs, settings: MatrixSpec) -> list[Weights]:
+    """Return the mixtures on all pairs, each once, the networks themselves first."""
+    names = list(inputs.spec.networks)
+    ends = (evaluate.vertex(len(names), place) for place in range(len(names)))
+    inner = (point for path in _paths(inputs, settings) for point in path.points(names))
+    return list(dict.fromkeys([*ends, *inner]))
+
+
+# ----------------------------------------------------------------------------------------- work
+
+
+def _align_at(epoch: int, shop: Workshop) -> Result:
+    """Find permutations at `epoch` of all sequences, and write them."""
+    found = find_permutations([epoch], shop)
+    keep_permutations(found, lambda name: permutation_file(f"{name}@{epoch}"), shop)
+    return {"cut_off": found.cut_off}
+
+
+def _measure(
+    name: str,
+    key: str,
+    calibration: str,
+    row: int | None,
+    applied: int,
+    points: Sequence[Weights],
+    task: str,
+    shop: Workshop,
+) -> Result:
+    """Measure mixtures of the networks at `applied`, permuted as found at `row`, if that is any."""
+    engine = shop.engine_for(
+        (row, applied, calibration), partial(_placed, row, applied, shop), calibration
+    )
+    measured = evaluate.measure_points(
+        engine,
+        points,
+        known=read_points(shop.folder.kept_points(name, key)),
+        keep=lambda point, found: shop.folder.keep_point(name, key, plain_point(point, found)),
+        progress=shop.progress,
+        task=task,
+    )
+    return {"points": [plain_point(*each) for each in zip(points, measured, strict=True)]}
+
+
+def _placed(row: int | None, applied: int, shop: Workshop) -> dict[str, State]:
+    family = shop.checkpoints_of(applied)
+    if row is None:
+        return family
+    own = _is_that_of_the_run(shop.inputs, row)
+    files = {name: permutation_file(name if own else f"{name}@{row}") for name in family}
+    return {
+        name: Alignment.load(shop.folder.path / files[name]).apply(state)
+        for name, state in family.items()
+    }

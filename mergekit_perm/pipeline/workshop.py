@@ -1,0 +1,152 @@
+"""Where the stages of a run work: its folder, its inputs, and what stays in memory between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from mergekit_perm import checkpoints, evaluate, networks
+from mergekit_perm.errors import RunError
+from mergekit_perm.pipeline.folder import RunFolder
+from mergekit_perm.pipeline.inputs import Inputs
+from mergekit_perm.progress import Progress
+from mergekit_perm.spec import RunSpec
+
+State = dict[str, torch.Tensor]
+Result = dict[str, Any]
+Engine = evaluate.Engine | evaluate.Team
+
+
+@dataclass(slots=True)
+class Workshop:
+    """Where stages work: the folder, the inputs, and networks kept in memory between stages.
+
+    Attributes:
+        results: of the stages that are finished, by name.
+    """
+
+    inputs: Inputs
+    folder: RunFolder
+    progress: Progress
+    use_cache: bool
+    trust_permutations: bool
+    results: Mapping[str, Result] = field(default_factory=dict)
+    _states: dict[str, State] = field(default_factory=dict)
+    _module: nn.Module | None = None
+    _engine: tuple[Hashable, Engine] | None = None
+
+    def state(self, file: str) -> State:
+        """Return the weights in `file` of the folder, read once."""
+        if file not in self._states:
+            self._states[file] = self.read(file)
+        return self._states[file]
+
+    def read(self, file: str) -> State:
+        """Return the weights in `file` of the folder, which stay nowhere else."""
+        return checkpoints.load_state(self.folder.path / file)
+
+    def keep(self, file: str, state: State, **metadata: str) -> None:
+        """Write `state` to `file` of the folder, and remember it."""
+        self.write(file, state, **metadata)
+        self._states[file] = state
+
+    def write(self, file: str, state: State, **metadata: str) -> None:
+        """Write `state` to `file` of the folder."""
+        checkpoints.save(self.folder.path / file, state, metadata=metadata)
+
+    def module(self) -> nn.Module:
+        """Return the one module that every network is evaluated in; its weights are anyone's."""
+        if self._module is None:
+            self._module = networks.build(self.inputs.architecture, self.inputs.options, seed=0)
+        return self._module
+
+    def family(self, alignment: str) -> dict[str, State]:
+        """Return every network by name: as it was ("naive") or after alignment ("aligned")."""
+        place = {"naive": network_file, "aligned": aligned_file}[alignment]
+        return {name: self.state(place(name)) for name in self.inputs.spec.networks}
+
+    def checkpoints_of(self, epoch: int) -> dict[str, State]:
+        """Return every network by name, as it was at `epoch` of its sequence."""
+        spec = self.inputs.spec
+        return {name: self.read(checkpoint_file(spec, name, epoch)) for name in spec.networks}
+
+    def engine(self, alignment: str, calibration: str) -> Engine:
+        """Return what measures mixtures of the family; the last one asked for is kept."""
+        which = alignment, calibration
+        return self.engine_for(which, partial(self.family, alignment), calibration)
+
+    def engine_for(
+        self, which: Hashable, family: Callable[[], Mapping[str, State]], calibration: str
+    ) -> Engine:
+        """Return what measures mixtures of a family; the last one asked for is kept.
+
+        Args:
+            which: tells the family and calibration from others.
+            family: makes it.
+            calibration: of mixtures.
+        """
+        if self._engine is None or self._engine[0] != which:
+            self._release()
+            self._engine = which, self._new_engine(list(family().values()), calibration)
+        return self._engine[1]
+
+    def engine_of(self, file: str, calibration: str) -> Engine:
+        """Return what measures the one network in `file` of the folder."""
+        self._release()
+        return self._new_engine([self.state(file)], calibration)
+
+    def _release(self) -> None:
+        """Forget what the next engine needs no memory for; networks can be read again."""
+        self._engine = None
+        self._states.clear()
+
+    def _new_engine(self, states: Sequence[State], calibration: str) -> Engine:
+        """Return what measures mixtures of `states` on the splits of the spec."""
+        inputs = self.inputs
+        if inputs.data is None or inputs.spec.evaluate is None:
+            raise RunError("nothing can be evaluated: the spec has no `data` or no `evaluate`")
+        batch_size = inputs.spec.evaluate.batch_size
+        # The first takes the module itself, the others copies of it, so they come before.
+        engines = [
+            evaluate.Engine(
+                self.module(),
+                states,
+                {split: inputs.data.splits[split] for split in inputs.splits},
+                train_split=inputs.data.splits.get("train"),
+                calibration=calibration,
+                device=device,
+                batch_size=None if batch_size == "auto" else batch_size,
+                precision=inputs.spec.evaluate.precision,
+                in_place=place == 0,
+            )
+            for place, device in reversed(list(enumerate(inputs.devices)))
+        ]
+        return engines[0] if len(engines) == 1 else evaluate.Team(engines[::-1])
+
+
+def network_file(name: str) -> str:
+    """Return where network `name` is kept in the run's folder."""
+    return f"networks/{name}.safetensors"
+
+
+def checkpoint_file(spec: RunSpec, name: str, epoch: int) -> str:
+    """Return where the checkpoint of `epoch` of network `name` is kept: the last is the network."""
+    return network_file(name if epoch == spec.epochs(name)[-1] else f"{name}@{epoch}")
+
+
+def aligned_file(name: str) -> str:
+    """Return where network `name`, or a checkpoint of it as in ``a@5``, is after alignment."""
+    return f"aligned/{name}.safetensors"
+
+
+def permutation_file(name: str) -> str:
+    """Return where the permutations are kept that aligned network `name`.
+
+    Those that were found at one checkpoint of its sequence go by that, as in ``a@5``.
+    """
+    return f"permutations/{name}.safetensors"

@@ -1,0 +1,146 @@
+"""Sequences in run specs: which epochs they have, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mergekit_perm.errors import SpecError
+from mergekit_perm.spec import RunSpec, loads, resolved
+from mergekit_perm.spec.sequences import epoch_in_name
+
+HEAD = """
+format: perm-merge/run@1
+name: x
+architecture: mlp
+options: {in_features: 64, hidden: [8], num_classes: 10}
+data: digits
+"""
+TRAINED = HEAD + "networks: {a: {train: {seed: 0}}, b: {train: {seed: 1}}}\n"
+SEQUENCES = TRAINED + "train: {epochs: 9, checkpoints: [2, 0, 5]}\n"
+
+
+def refused(text: str, folder: Path = Path()) -> list[str]:
+    with pytest.raises(SpecError) as error:
+        loads(text, folder=folder)
+    return str(error.value).splitlines()
+
+
+def test_a_sequence_ends_with_the_network() -> None:
+    spec = loads(SEQUENCES + "align: {at: 5, apply_to: sequence}\n")
+    assert spec.epochs("a") == spec.steps == (0, 2, 5, 9)
+    assert spec.chosen_steps("all") == (0, 2, 5, 9)
+    assert spec.chosen_steps("end") == (9,)
+    assert spec.chosen_steps((2, "end")) == (2, 9)
+    assert spec.align is not None
+    assert "at" not in spec.align.options and "apply_to" not in spec.align.options
+    assert loads(resolved(spec)) == spec
+    assert loads(TRAINED).epochs("a") == ()
+
+
+def test_a_network_may_have_checkpoints_of_its_own() -> None:
+    spec = loads(HEAD + "networks: {a: {train: {seed: 0, epochs: 4, checkpoints: [4, 1]}}}\n")
+    assert spec.epochs("a") == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [
+        ("checkpoint-12.pth.tar", 12),
+        ("resnet18-epoch_007.safetensors", 7),
+        ("a@5.pt", 5),
+        ("last.pth", None),
+        ("3", 3),
+    ],
+)
+def test_epochs_are_in_names(name: str, epoch: int | None) -> None:
+    assert epoch_in_name(Path("run12") / name) == epoch
+
+
+def files(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def of_files(folder: Path, more: str = "") -> RunSpec:
+    one, other = "{checkpoints: a/*.pth}", f"{{checkpoints: {folder}/b/*.pth}}"
+    return loads(f"{HEAD}networks: {{a: {one}, b: {other}}}\n{more}", folder=folder)
+
+
+def test_sequences_of_files_go_by_their_epochs(tmp_path: Path) -> None:
+    for name in "ab":
+        files(tmp_path / name, "c-10.pth", "c-9.pth", "c-100.pth", "other.txt")
+    spec = of_files(tmp_path, "align: {at: [9, end], method: weight_matching}\n")
+    assert spec.steps == spec.epochs("b") == (9, 10, 100)
+    assert spec.checkpoint_file("b", 10) == tmp_path / "b/c-10.pth"
+    assert spec.chosen_steps(spec.align.at if spec.align else "all") == (9, 100)
+
+
+def test_files_without_epochs_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        files(tmp_path / name, "c-1.pth", "best.pth", "d-1.pth")
+    with pytest.raises(SpecError) as error:
+        of_files(tmp_path)
+    text = str(error.value)
+    assert "networks.a.checkpoints: 'best.pth' has no epoch in its name" in text
+    assert "'c-1.pth' and 'd-1.pth' have the same epoch, 1" in text
+    with pytest.raises(SpecError, match=r"no file matches 'a/\*\.pth'"):
+        of_files(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("align: {at: 3}", "align.at: no checkpoint of epoch 3"),
+        ("align: {at: [0, 4], method: weight_matching}", "align.at[1]: no checkpoint of epoch 4"),
+        ("align: {at: [0, 5]}", "align.at: several checkpoints are stacked, which mixed cannot do"),
+        ("align: {at: soon}", "align.at: expected an epoch, end, or a list of them, found"),
+        ("align: {at: [0]}", "align.at: a list is for two epochs or more"),
+        (
+            "align: {}\nevaluate: {matrix: {found_at: [0, 1]}}",
+            "evaluate.matrix.found_at[1]: no checkpoint of epoch 1",
+        ),
+        (
+            "align: {}\nevaluate: {matrix: {applied_at: [-1]}}",
+            "evaluate.matrix.applied_at[0]: expected an epoch, or end",
+        ),
+        (
+            "align: {}\nevaluate: {matrix: {}, pairs: none}",
+            "evaluate.matrix: a matrix is of pairs, and evaluate has none",
+        ),
+        (
+            "evaluate: {matrix: {}}",
+            "evaluate.matrix: a matrix is of permutations, and the spec has no 'align'",
+        ),
+    ],
+)
+def test_steps_that_are_not_there(more: str, message: str) -> None:
+    assert any(message in line for line in refused(f"{SEQUENCES}{more}\n")), refused(
+        f"{SEQUENCES}{more}\n"
+    )
+
+
+def test_sequences_are_asked_for_but_missing() -> None:
+    lines = refused(TRAINED + "align: {apply_to: sequence}\n")
+    assert "networks.a: network 'a' is one checkpoint, and this asks for a sequence" in lines[0]
+    assert "checkpoints: [0, 1, 2, 5, 10]" in lines[3]
+
+
+def test_sequences_of_different_lengths_are_refused() -> None:
+    text = SEQUENCES.replace("{seed: 1}", "{seed: 1, checkpoints: [2]}")
+    lines = refused(text + "align: {}\nevaluate: {matrix: {}}\n")
+    assert "the sequences of 'a' and 'b' differ: epochs 0, 2, 5, 9 and 2, 9" in lines[0]
+    assert loads(text + "align: {}\n").epochs("b") == (2, 9)
+
+
+def test_a_checkpoint_after_the_end() -> None:
+    (line, *_) = refused(SEQUENCES.replace("[2, 0, 5]", "[2, 12]"))
+    assert "train.checkpoints: no checkpoint after epoch 12: the training has 9" in line
+
+
+def test_a_network_has_one_origin() -> None:
+    text = HEAD + "networks: {a: {checkpoint: a.pth, checkpoints: a/*.pth}}\n"
+    assert any("one checkpoint or a sequence of them, found both" in line for line in refused(text))
