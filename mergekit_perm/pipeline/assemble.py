@@ -18,7 +18,7 @@ from mergekit_perm.files import file_sha256
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations
 from mergekit_perm.pipeline.keys import Weights, found_at
-from mergekit_perm.pipeline.matrix import matrices
+from mergekit_perm.pipeline.matrix import checkpoints, matrices
 from mergekit_perm.pipeline.plan import paths, point_sets
 from mergekit_perm.pipeline.stages import evaluation_name
 from mergekit_perm.report import Report
@@ -39,6 +39,7 @@ def report(inputs: Inputs, results: Results, folder: RunFolder) -> Report:
             "alignment": _alignment(inputs, results),
             "barriers": [asdict(barrier) for barrier in barriers],
             "matrices": matrices(inputs, results),
+            "checkpoints": checkpoints(inputs, results),
             "merged": _merged(inputs, results, folder),
             "gates": _gates(inputs, barriers),
             "provenance": _provenance(inputs, results, folder),

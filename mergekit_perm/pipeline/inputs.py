@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mergekit_perm import checkpoints, data, derive, evaluate, networks
+from mergekit_perm import checkpoints, data, derive, evaluate, networks, train
 from mergekit_perm.data import Data
 from mergekit_perm.derive import Found
 from mergekit_perm.errors import RunError
@@ -38,8 +38,8 @@ class Inputs:
         data: the data set, when something is trained or evaluated, or alignment looks at it.
         permutations: the permutation spec, when something is aligned.
         devices: where mixtures are measured, one or more.
-        checkpoint_hashes: by network that is read, and by the epochs of its sequence (0 for a
-            single checkpoint), the SHA-256 of the file, or its hub name.
+        checkpoint_hashes: by network that is read, and by the steps of its sequence ("" for a
+            single checkpoint), the last one its end, the SHA-256 of the file, or its hub name.
     """
 
     spec: RunSpec
@@ -52,7 +52,7 @@ class Inputs:
     data: Data | None
     permutations: Found | None
     devices: tuple[torch.device, ...]
-    checkpoint_hashes: Mapping[str, Mapping[int, str]]
+    checkpoint_hashes: Mapping[str, Mapping[str, str]]
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +81,9 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
     module = networks.build(architecture, options, seed=0)
     shapes = checkpoints.shapes(module)
     _check_architectures(spec, shapes)
+    for name in spec.networks:
+        if (pruning := spec.pruning(name)) is not None:
+            train.prunable(module, pruning.exclude)
     chosen = device or (spec.evaluate.device if spec.evaluate else "auto")
     found = _data(spec, module, options)
     if found is not None:
@@ -173,16 +176,16 @@ def _permutations(
     return derive.from_file(spec.path(spec.align.permutations), shapes)
 
 
-def _checkpoint_hashes(spec: RunSpec) -> dict[str, dict[int, str]]:
+def _checkpoint_hashes(spec: RunSpec) -> dict[str, dict[str, str]]:
     """Hash the checkpoint files; one on a hub goes by its name and revision."""
-    hashes: dict[str, dict[int, str]] = {}
+    hashes: dict[str, dict[str, str]] = {}
     for name, network in spec.networks.items():
         if network.checkpoint is not None:
             file = checkpoints.local_file(network.checkpoint, folder=spec.folder)
-            hashes[name] = {0: network.checkpoint if file is None else file_sha256(file)}
+            hashes[name] = {"": network.checkpoint if file is None else file_sha256(file)}
         elif network.checkpoints is not None:
-            files = {epoch: spec.checkpoint_file(name, epoch) for epoch in spec.epochs(name)}
-            hashes[name] = {epoch: file_sha256(file) for epoch, file in files.items()}
+            files = {step: spec.checkpoint_file(name, step) for step in spec.steps_of(name)}
+            hashes[name] = {step: file_sha256(file) for step, file in files.items()}
     return hashes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mergekit_perm.pipeline.inputs import Inputs, digest
+from mergekit_perm.spec.fields import PRUNED
 
 Weights = tuple[float, ...]
 
@@ -15,22 +16,20 @@ VERSION = 1
 _ALIGNMENT = 5  # that of alignment alone
 
 
-def network_key(inputs: Inputs, name: str, epoch: int | None = None) -> str:
+def network_key(inputs: Inputs, name: str, step: str | None = None) -> str:
     """Return the content key of network `name`: all that its weights depend on.
 
     Args:
         inputs: of the run.
         name: of the network.
-        epoch: that of an earlier checkpoint of its sequence; None, and the last one, are the
-            network as it is in the end.
+        step: which checkpoint of its sequence; None is the end.
     """
     spec = inputs.spec
     network = spec.networks[name]
-    early = epoch is not None and epoch != spec.epochs(name)[-1]
     built = [spec.architecture_of(name), spec.options_of(name), inputs.code]
     if network.train is None:
         hashes = inputs.checkpoint_hashes[name]
-        content = hashes[epoch if early and epoch is not None else max(hashes)]
+        content = hashes[step if step is not None and step in hashes else list(hashes)[-1]]
         return digest(VERSION, "checkpoint", built, content, network.ema)
     fingerprint = inputs.data.splits["train"].fingerprint if inputs.data else None
     # Which checkpoints are kept along the way changes none of them.
@@ -39,28 +38,34 @@ def network_key(inputs: Inputs, name: str, epoch: int | None = None) -> str:
     threads = torch.get_num_threads() if inputs.device.type == "cpu" else 0
     where = [inputs.device.type, threads, torch.__version__]
     key = digest(VERSION, "train", built, training, network.train.seed, fingerprint, where)
-    return digest(key, epoch) if early else key
+    pruning = spec.pruning(name)
+    if step is None or step == str(spec.training(name).epochs):
+        return key
+    if step.startswith(PRUNED) and pruning is not None:
+        # More levels change none of the first.
+        return digest(key, step, pruning.model_dump(mode="json", exclude={"levels"}))
+    return digest(key, step)
 
 
-def networks_key(inputs: Inputs, epoch: int | None = None) -> str:
+def networks_key(inputs: Inputs, step: str | None = None) -> str:
     """Return the key of all networks, at one checkpoint of their sequences; None is the end."""
-    family = [network_key(inputs, name, epoch) for name in inputs.spec.networks]
+    family = [network_key(inputs, name, step) for name in inputs.spec.networks]
     return digest(VERSION, "naive", list(inputs.spec.networks), family)
 
 
-def permutations_key(inputs: Inputs, epochs: Sequence[int]) -> str:
-    """Return the key of the permutations that are found at `epochs`; none is the end."""
+def permutations_key(inputs: Inputs, steps: Sequence[str]) -> str:
+    """Return the key of the permutations that are found at `steps`; none is the end."""
     found, settings = inputs.permutations, inputs.spec.align
     if found is None or settings is None:
         raise ValueError("nothing is aligned")
     options = settings.model_dump(mode="json", exclude={"permutations", "at", "apply_to"})
-    where = [networks_key(inputs, epoch) for epoch in epochs] or [networks_key(inputs)]
+    where = [networks_key(inputs, step) for step in steps] or [networks_key(inputs)]
     parts = [where, found.spec.sha256, options]
     return digest(VERSION, _ALIGNMENT, "aligned", *parts, looked_at(inputs))
 
 
-def found_at(inputs: Inputs) -> tuple[int, ...]:
-    """Return the epochs at which `align` finds the permutations of the run; none is the end."""
+def found_at(inputs: Inputs) -> tuple[str, ...]:
+    """Return the checkpoints at which the run finds its permutations; none is the end."""
     settings = inputs.spec.align
     return () if settings is None or settings.at == "end" else inputs.spec.chosen_steps(settings.at)
 

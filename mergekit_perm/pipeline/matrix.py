@@ -29,7 +29,9 @@ from mergekit_perm.pipeline.stages import (
     read_points,
 )
 from mergekit_perm.pipeline.workshop import Result, State, Workshop, permutation_file
+from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.models import MatrixSpec
+from mergekit_perm.spec.sequences import end_of
 
 
 def matrix_stages(inputs: Inputs) -> Iterator[Stage]:
@@ -43,7 +45,7 @@ def matrix_stages(inputs: Inputs) -> Iterator[Stage]:
         if not _is_that_of_the_run(inputs, found):
             yield Stage(
                 f"align@{found}",
-                f"align {', '.join(spec.networks)} at epoch {found}",
+                f"align {', '.join(spec.networks)} at {found}",
                 permutations_key(inputs, [found]),
                 tuple(permutation_file(f"{name}@{found}") for name in spec.networks),
                 partial(_align_at, found),
@@ -57,8 +59,8 @@ def matrix_stages(inputs: Inputs) -> Iterator[Stage]:
         if row is not None:
             which = digest(permutations_key(inputs, [row]), which)
         key = evaluation_key(inputs, which, calibration, points)
-        placed = "naive" if row is None else f"permutations of epoch {row}"
-        task = f"evaluating epoch {applied}, {placed}"
+        placed = "no permutation" if row is None else f"permutations of {row}"
+        task = f"evaluating {applied}, {placed}"
         task += "" if calibration == "none" else f", {calibration}"
         work = partial(_measure, name, key, calibration, row, applied, points, task)
         yield Stage(name, f"{task}: {len(points)} points", key, (), work)
@@ -103,17 +105,37 @@ def matrices(inputs: Inputs, results: Mapping[str, Mapping[str, Any]]) -> list[d
     return found
 
 
+def checkpoints(
+    inputs: Inputs, results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return how every checkpoint that the matrix has a column of does as it is, by network."""
+    settings = _settings(inputs)
+    if settings is None:
+        return {}
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in inputs.spec.networks}
+    for step in inputs.spec.chosen_steps(settings.applied_at):
+        points = results[_name(calibrations(inputs)[0], None, step)]["points"]
+        # The networks themselves are the first points.
+        for name, point in zip(found, points, strict=False):
+            kept = 1.0
+            if step.startswith(PRUNED):
+                levels = [s for s in inputs.spec.steps_of(name) if s.startswith(PRUNED)]
+                kept = results[f"prune/{name}"]["kept"][levels.index(step)]
+            found[name][step] = {"kept": kept, "metrics": point["metrics"]}
+    return found
+
+
 def _settings(inputs: Inputs) -> MatrixSpec | None:
     evaluating, aligning = inputs.spec.evaluate, inputs.permutations
     return None if evaluating is None or aligning is None else evaluating.matrix
 
 
-def _is_that_of_the_run(inputs: Inputs, epoch: int) -> bool:
-    """Tell whether the run's own permutations are those found at `epoch`."""
-    return (found_at(inputs) or inputs.spec.steps[-1:]) == (epoch,)
+def _is_that_of_the_run(inputs: Inputs, step: str) -> bool:
+    """Tell whether the run's own permutations are those found at `step`."""
+    return (found_at(inputs) or (end_of(inputs.spec.steps),)) == (step,)
 
 
-def _name(calibration: str, row: int | None, applied: int) -> str:
+def _name(calibration: str, row: str | None, applied: str) -> str:
     return f"matrix/{calibration}/{'naive' if row is None else row}/{applied}"
 
 
@@ -135,10 +157,10 @@ def _points(inputs: Inputs, settings: MatrixSpec) -> list[Weights]:
 # ----------------------------------------------------------------------------------------- work
 
 
-def _align_at(epoch: int, shop: Workshop) -> Result:
-    """Find permutations at `epoch` of all sequences, and write them."""
-    found = find_permutations([epoch], shop)
-    keep_permutations(found, lambda name: permutation_file(f"{name}@{epoch}"), shop)
+def _align_at(step: str, shop: Workshop) -> Result:
+    """Find permutations at `step` of all sequences, and write them."""
+    found = find_permutations([step], shop)
+    keep_permutations(found, lambda name: permutation_file(f"{name}@{step}"), shop)
     return {"cut_off": found.cut_off}
 
 
@@ -146,8 +168,8 @@ def _measure(
     name: str,
     key: str,
     calibration: str,
-    row: int | None,
-    applied: int,
+    row: str | None,
+    applied: str,
     points: Sequence[Weights],
     task: str,
     shop: Workshop,
@@ -167,7 +189,7 @@ def _measure(
     return {"points": [plain_point(*each) for each in zip(points, measured, strict=True)]}
 
 
-def _placed(row: int | None, applied: int, shop: Workshop) -> dict[str, State]:
+def _placed(row: str | None, applied: str, shop: Workshop) -> dict[str, State]:
     family = shop.checkpoints_of(applied)
     if row is None:
         return family

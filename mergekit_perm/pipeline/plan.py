@@ -31,11 +31,14 @@ from mergekit_perm.pipeline.stage import Stage
 from mergekit_perm.pipeline.workshop import (
     aligned_file,
     checkpoint_file,
+    mask_file,
     network_file,
     permutation_file,
 )
 from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.spec import RunSpec
+from mergekit_perm.spec.fields import PRUNED
+from mergekit_perm.spec.sequences import end_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +127,45 @@ def list_stages(inputs: Inputs) -> list[Stage]:
 def _network_stages(inputs: Inputs) -> Iterator[Stage]:
     spec = inputs.spec
     for name, network in spec.networks.items():
-        key = network_key(inputs, name)
-        epochs = spec.epochs(name)
-        keys = {epoch: network_key(inputs, name, epoch) for epoch in epochs}
-        files = [checkpoint_file(spec, name, epoch) for epoch in epochs] or [network_file(name)]
         if network.train is not None:
-            title = f"train {name}"
-            ends = keys or {spec.training(name).epochs: key}
-            work = partial(stages.train_network, name, ends)
-        else:
-            title = f"read {name} from {network.checkpoint or network.checkpoints}"
-            work = partial(stages.read_network, name)
-        title += f", {len(epochs)} checkpoints" if epochs else ""
-        key = digest(*keys.values()) if keys else key
-        yield Stage(f"networks/{name}", title, key, tuple(files), work)
+            yield from _training_stages(inputs, name)
+            continue
+        steps = spec.steps_of(name)
+        files = [checkpoint_file(spec, name, step) for step in steps] or [network_file(name)]
+        title = f"read {name} from {network.checkpoint or network.checkpoints}"
+        keys = [network_key(inputs, name, step) for step in steps]
+        key = digest(*keys) if keys else network_key(inputs, name)
+        yield Stage(
+            f"networks/{name}", title, key, tuple(files), partial(stages.read_network, name)
+        )
+
+
+def _training_stages(inputs: Inputs, name: str) -> Iterator[Stage]:
+    """Yield the stage that trains network `name`, and the one that prunes it."""
+    spec = inputs.spec
+    epochs, pruning = spec.kept_epochs(name), spec.pruning(name)
+    keys = {epoch: network_key(inputs, name, str(epoch)) for epoch in epochs}
+    early = tuple(network_file(f"{name}@{epoch}") for epoch in epochs[:-1])
+    yield Stage(
+        f"networks/{name}",
+        f"train {name}" + (f", kept at epochs {', '.join(map(str, epochs))}" if early else ""),
+        digest(*keys.values()) if early else keys[epochs[-1]],
+        (*early, network_file(name)),
+        partial(stages.train_network, name, keys),
+    )
+    if pruning is None:
+        return
+    levels = [step for step in spec.steps_of(name) if step.startswith(PRUNED)]
+    pruned = {step: network_key(inputs, name, step) for step in levels}
+    files = [place for s in levels for place in (network_file(f"{name}@{s}"), mask_file(name, s))]
+    yield Stage(
+        f"prune/{name}",
+        f"prune {name} by {100 * pruning.fraction:g} %, {len(levels)} times, "
+        f"rewound to epoch {pruning.rewind}",
+        digest(*pruned.values()),
+        tuple(files),
+        partial(stages.prune_network, name, pruned),
+    )
 
 
 # ----------------------------------------------------------------------------------- alignment
@@ -159,18 +187,18 @@ def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
         ("permspec.yaml",),
         stages.prove_permutations,
     )
-    names, epochs = list(inputs.spec.networks), found_at(inputs)
-    where = f" at epoch {', '.join(map(str, epochs))}" if epochs else ""
+    names, steps = list(inputs.spec.networks), found_at(inputs)
+    where = f" at {', '.join(steps)}" if steps else ""
     key = family_key(inputs, "aligned")
     if settings.apply_to == "sequence":
-        key = digest(key, [networks_key(inputs, epoch) for epoch in inputs.spec.steps])
+        key = digest(key, [networks_key(inputs, step) for step in inputs.spec.steps])
     yield Stage(
         "align",
         f"align {', '.join(names)} to {settings.reference}{where} by {settings.method}, "
         f"which looks at {LOOKED_AT[inputs.spec.looks_at]}",
         key,
         tuple(_aligned_files(inputs)),
-        partial(stages.align_networks, epochs),
+        partial(stages.align_networks, steps),
     )
 
 
@@ -181,7 +209,8 @@ def _aligned_files(inputs: Inputs) -> Iterator[str]:
         yield permutation_file(name)
         yield aligned_file(name)
         if spec.align is not None and spec.align.apply_to == "sequence":
-            yield from (aligned_file(f"{name}@{epoch}") for epoch in spec.epochs(name)[:-1])
+            steps = spec.steps_of(name)
+            yield from (aligned_file(f"{name}@{s}") for s in steps if s != end_of(steps))
 
 
 # -------------------------------------------------------------------------------------- merging

@@ -25,10 +25,12 @@ from mergekit_perm.pipeline.workshop import (
     Workshop,
     aligned_file,
     checkpoint_file,
+    mask_file,
     network_file,
     permutation_file,
 )
 from mergekit_perm.spec.models import MergeSpec
+from mergekit_perm.spec.sequences import end_of
 
 Weights = tuple[float, ...]
 
@@ -47,16 +49,14 @@ def train_network(name: str, keys: Mapping[int, str], shop: Workshop) -> Result:
         raise RunError(f"network '{name}' cannot be trained: it has no data")
     end = max(keys)
     files = {epoch: network_file(name if epoch == end else f"{name}@{epoch}") for epoch in keys}
-    known = {epoch: _from_cache(_cached(key)) for epoch, key in keys.items()}
-    if shop.use_cache and all(state is not None for state in known.values()):
+    known = {epoch: _from_cache(key, shop) for epoch, key in keys.items()}
+    if all(state is not None for state in known.values()):
         for epoch, state in known.items():
             shop.write(files[epoch], state or {}, content=keys[epoch])
         return {"origin": "trained", "seed": settings.seed, "cached": True}
 
     def keep(epoch: int, state: State) -> None:
-        shop.write(files[epoch], state, content=keys[epoch])
-        with suppress(OSError):  # a cache that cannot be written costs time, not the run
-            checkpoints.save(_cached(keys[epoch]), state, metadata={"content": keys[epoch]})
+        _keep(files[epoch], state, keys[epoch], shop)
 
     module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=settings.seed)
     history = train.fit(
@@ -74,14 +74,63 @@ def train_network(name: str, keys: Mapping[int, str], shop: Workshop) -> Result:
     return {"origin": "trained", "seed": settings.seed, "cached": False, "losses": losses}
 
 
+def prune_network(name: str, keys: Mapping[str, str], shop: Workshop) -> Result:
+    """Prune network `name` level by level, each time trained again from where it is rewound to.
+
+    Args:
+        name: of the network.
+        keys: the content keys of the levels, in order.
+        shop: where to work.
+    """
+    spec, inputs = shop.inputs.spec, shop.inputs
+    settings, pruning = spec.networks[name].train, spec.pruning(name)
+    if settings is None or pruning is None or inputs.data is None:
+        raise RunError(f"network '{name}' cannot be pruned: it is not trained here")
+    module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=settings.seed)
+    rewound = shop.read(network_file(f"{name}@{pruning.rewind}"))
+    state = shop.read(network_file(name))
+    mask = train.whole_mask(state, train.prunable(module, pruning.exclude))
+    shares = []
+    for step, key in keys.items():
+        mask = train.next_mask(state, mask, pruning.fraction)
+        shares.append(train.kept_share(mask))
+        shop.write(mask_file(name, step), mask, content=key)
+        known = _from_cache(key, shop)
+        if known is None:
+            module.load_state_dict(rewound)
+            train.fit(
+                module,
+                inputs.data.splits["train"],
+                train.Recipe(**spec.training(name).keywords()),
+                seed=settings.seed,
+                device=inputs.device,
+                start=pruning.rewind,
+                mask=mask,
+                progress=shop.progress,
+                task=f"training {name}, {100 * shares[-1]:.3g} % of its weights",
+            )
+            known = train.copied(module)
+        state = known
+        _keep(network_file(f"{name}@{step}"), state, key, shop)
+    return {"kept": shares}
+
+
+def _keep(file: str, state: State, key: str, shop: Workshop) -> None:
+    """Write a network that was trained to the folder, and to the cache."""
+    shop.write(file, state, content=key)
+    with suppress(OSError):  # a cache that cannot be written costs time, not the run
+        checkpoints.save(_cached(key), state, metadata={"content": key})
+
+
 def _cached(key: str) -> Path:
     return cache_folder("networks") / f"{key}.safetensors"
 
 
-def _from_cache(file: Path) -> State | None:
-    """Return the network in `file`; None when there is none, or none that can be read."""
+def _from_cache(key: str, shop: Workshop) -> State | None:
+    """Return the network with this key; None when there is none, or none that can be read."""
+    file = _cached(key)
     try:
-        return checkpoints.load_state(file) if file.is_file() else None
+        return checkpoints.load_state(file) if shop.use_cache and file.is_file() else None
     except CheckpointError:
         return None
 
@@ -93,9 +142,9 @@ def read_network(name: str, shop: Workshop) -> Result:
     if network.checkpoints is None:
         source = network.checkpoint or ""
         return _read_checkpoint(source, network_file(name), network.ema, shop)
-    for epoch in spec.epochs(name):
-        source = str(spec.checkpoint_file(name, epoch))
-        result = _read_checkpoint(source, checkpoint_file(spec, name, epoch), network.ema, shop)
+    for step in spec.steps_of(name):
+        source = str(spec.checkpoint_file(name, step))
+        result = _read_checkpoint(source, checkpoint_file(spec, name, step), network.ema, shop)
     return {**result, "source": network.checkpoints}
 
 
@@ -132,24 +181,26 @@ def prove_permutations(shop: Workshop) -> Result:
     return {**result, "verified": True, "coverage": proof.coverage, "difference": proof.difference}
 
 
-def align_networks(epochs: Sequence[int], shop: Workshop) -> Result:
+def align_networks(steps: Sequence[str], shop: Workshop) -> Result:
     """Align all networks to the one reference; write their permutations and permuted weights.
 
     Args:
-        epochs: at which checkpoints of sequences permutations are found; none is the end.
+        steps: at which checkpoints of sequences permutations are found; none is the end.
         shop: where to work.
     """
-    spec, found = shop.inputs.spec, find_permutations(epochs, shop)
-    if epochs:
+    spec, found = shop.inputs.spec, find_permutations(steps, shop)
+    if steps:
         found = align.moved_along(found, shop.family("naive"), _permutation_spec(shop))
     assert isinstance(found, align.Family)
     alignments = keep_permutations(found, permutation_file, shop)
     for name, alignment in alignments.items():
         shop.keep(aligned_file(name), found.states[name], **applied(alignment))
         if spec.align is not None and spec.align.apply_to == "sequence":
-            for epoch in spec.epochs(name)[:-1]:
-                state = alignment.apply(shop.read(checkpoint_file(spec, name, epoch)))
-                shop.write(aligned_file(f"{name}@{epoch}"), state, **applied(alignment))
+            own = spec.steps_of(name)
+            for step in own:
+                if step != end_of(own):
+                    state = alignment.apply(shop.read(checkpoint_file(spec, name, step)))
+                    shop.write(aligned_file(f"{name}@{step}"), state, **applied(alignment))
     groups = [
         {
             "name": name,
@@ -173,8 +224,8 @@ def align_networks(epochs: Sequence[int], shop: Workshop) -> Result:
     }
 
 
-def find_permutations(epochs: Sequence[int], shop: Workshop) -> align.Family | align.Sequences:
-    """Return the alignment of the networks at `epochs` of their sequences; none is the end.
+def find_permutations(steps: Sequence[str], shop: Workshop) -> align.Family | align.Sequences:
+    """Return the alignment of the networks at `steps` of their sequences; none is the end.
 
     Several are stacked: one permutation is found for all.
     """
@@ -182,8 +233,8 @@ def find_permutations(epochs: Sequence[int], shop: Workshop) -> align.Family | a
     if settings is None:
         raise RunError("the spec has no `align` section")
     device, progress = str(shop.inputs.device), shop.progress
-    if len(epochs) > 1:
-        checkpoints_of = [shop.checkpoints_of(epoch) for epoch in epochs]
+    if len(steps) > 1:
+        checkpoints_of = [shop.checkpoints_of(step) for step in steps]
         sequences = {name: [each[name] for each in checkpoints_of] for name in checkpoints_of[0]}
         return align.align_sequences(
             sequences, _permutation_spec(shop), reference=settings.reference, device=device,
@@ -191,7 +242,7 @@ def find_permutations(epochs: Sequence[int], shop: Workshop) -> align.Family | a
         )  # fmt: skip
     data = shop.inputs.data if shop.inputs.spec.looks_at != "weights" else None
     return align.align(
-        shop.checkpoints_of(epochs[0]) if epochs else shop.family("naive"),
+        shop.checkpoints_of(steps[0]) if steps else shop.family("naive"),
         _permutation_spec(shop),
         reference=settings.reference,
         method=settings.method,

@@ -16,6 +16,7 @@ from mergekit_perm.pipeline.folder import RunFolder
 from mergekit_perm.pipeline.inputs import Inputs
 from mergekit_perm.progress import Progress
 from mergekit_perm.spec import RunSpec
+from mergekit_perm.spec.sequences import end_of
 
 State = dict[str, torch.Tensor]
 Result = dict[str, Any]
@@ -70,10 +71,10 @@ class Workshop:
         place = {"naive": network_file, "aligned": aligned_file}[alignment]
         return {name: self.state(place(name)) for name in self.inputs.spec.networks}
 
-    def checkpoints_of(self, epoch: int) -> dict[str, State]:
-        """Return every network by name, as it was at `epoch` of its sequence."""
+    def checkpoints_of(self, step: str) -> dict[str, State]:
+        """Return every network by name, as it was at `step` of its sequence."""
         spec = self.inputs.spec
-        return {name: self.read(checkpoint_file(spec, name, epoch)) for name in spec.networks}
+        return {name: self.read(checkpoint_file(spec, name, step)) for name in spec.networks}
 
     def engine(self, alignment: str, calibration: str) -> Engine:
         """Return what measures mixtures of the family; the last one asked for is kept."""
@@ -134,9 +135,14 @@ def network_file(name: str) -> str:
     return f"networks/{name}.safetensors"
 
 
-def checkpoint_file(spec: RunSpec, name: str, epoch: int) -> str:
-    """Return where the checkpoint of `epoch` of network `name` is kept: the last is the network."""
-    return network_file(name if epoch == spec.epochs(name)[-1] else f"{name}@{epoch}")
+def checkpoint_file(spec: RunSpec, name: str, step: str) -> str:
+    """Return where the checkpoint `step` of network `name` is kept; its end is the network."""
+    return network_file(name if step == end_of(spec.steps_of(name)) else f"{name}@{step}")
+
+
+def mask_file(name: str, step: str) -> str:
+    """Return where the mask of network `name` at level `step` of pruning is kept."""
+    return f"masks/{name}@{step}.safetensors"
 
 
 def aligned_file(name: str) -> str:

@@ -221,11 +221,11 @@ def _checkpoints(report: Report) -> Iterator[Figure]:
     for matrix in report.matrices:
         case = Case(matrix.split, matrix.metric, matrix.calibration)
         rows = [("none", matrix.naive)]
-        rows += zip(map(str, matrix.found_at), matrix.barriers, strict=True)
+        rows += zip(matrix.found_at, matrix.barriers, strict=True)
         records = [
-            {"found": found, "applied": str(epoch), **measured(value, value, case)}
+            {"found": found, "applied": applied, **measured(value, value, case)}
             for found, row in rows
-            for epoch, value in zip(matrix.applied_at, row, strict=True)
+            for applied, value in zip(matrix.applied_at, row, strict=True)
         ]
         pair = " - ".join(matrix.networks)
         yield Figure(
@@ -233,7 +233,7 @@ def _checkpoints(report: Report) -> Iterator[Figure]:
             f"Permutations over checkpoints, {pair}",
             case_words(case),
             f"{excess_words(case)} at its highest on the path of the pair: permutations found at "
-            "the epoch of a row, applied at that of a column; the first row is without any."
+            "the epoch or level of a row, applied at that of a column; the first row is without."
             f"{gaps(records)}",
             _checkpoint_chart(records, [found for found, _ in rows], case),
         )
@@ -246,11 +246,11 @@ def _checkpoint_chart(records: list[Record], rows: list[str], case: Case) -> alt
     base = plot(known).encode(
         x=alt.X(
             "applied:N",
-            title="applied at epoch",
+            title="applied at",
             sort=columns,
             axis=alt.Axis(orient="top", labelAngle=0),
         ),
-        y=alt.Y("found:N", title="found at epoch", sort=rows),
+        y=alt.Y("found:N", title="found at", sort=rows),
         tooltip=["found:N", "applied:N", alt.Tooltip("excess:Q", format=".5")],
     )
     cells = base.mark_rect().encode(

@@ -9,6 +9,7 @@ from pathlib import Path
 from mergekit_perm.files import write_text
 from mergekit_perm.report import summaries
 from mergekit_perm.report.figures import figures
+from mergekit_perm.report.matrix_terminal import step_words
 from mergekit_perm.report.model import Barrier, Report
 from mergekit_perm.report.numbers import number
 from mergekit_perm.report.page import figure_places, page, table
@@ -63,6 +64,13 @@ def _others(report: Report) -> Iterator[str]:
         for name, by_split in report.networks.items()
         for split, metrics in by_split.items()
     ]
+    body += [
+        [f"{name}, {step_words(step)}"
+         + (f", {100 * each.kept:.3g} % of weights" if each.kept < 1 else ""), split, number(metrics.loss), number(metrics.error, metric="error"), str(metrics.n)]
+        for name, steps in report.checkpoints.items()
+        for step, each in steps.items()
+        for split, metrics in each.metrics.items()
+    ]  # fmt: skip
     body += [
         [f"merged: {name}" + ("" if calibration == "none" else f", {calibration}"), split,
          number(metrics.loss), number(metrics.error, metric="error"), str(metrics.n)]

@@ -6,11 +6,42 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from mergekit_perm.report.model import Matrix
+from mergekit_perm.report.model import Matrix, Report
 from mergekit_perm.report.numbers import number
 from mergekit_perm.report.show import indented, plain_table, show, show_heading
 
-_HEAD = "applied at epoch"
+_HEAD = "applied at"
+
+
+def step_words(step: str) -> str:
+    """Return what a checkpoint of a sequence is: an epoch, or a level of pruning."""
+    return f"epoch {step}" if step.isdecimal() else step
+
+
+def show_checkpoints(report: Report, console: Console) -> None:
+    """Print how each checkpoint of every sequence does as it is."""
+    if not report.checkpoints:
+        return
+    show_heading(console, "Checkpoints")
+    splits = list(dict.fromkeys(
+        split
+        for steps in report.checkpoints.values()
+        for each in steps.values()
+        for split in each.metrics
+    ))  # fmt: skip
+    pruned = any(each.kept < 1 for steps in report.checkpoints.values() for each in steps.values())
+    columns = [f"{split} {metric}" for metric in ("loss", "error") for split in splits]
+    table = plain_table("", [*(["weights"] if pruned else []), *columns])
+    for name, steps in report.checkpoints.items():
+        for step, each in steps.items():
+            cells = [
+                number(getattr(each.metrics[split], metric), metric=metric)
+                for metric in ("loss", "error")
+                for split in splits
+            ]
+            kept = [f"{100 * each.kept:.3g} %"] if pruned else []
+            table.add_row(Text(f"{name}, {step_words(step)}"), *kept, *cells)
+    show(console, indented(table))
 
 
 def show_matrix(matrix: Matrix, console: Console) -> None:
@@ -21,8 +52,8 @@ def show_matrix(matrix: Matrix, console: Console) -> None:
     aside = f"{' - '.join(matrix.networks)}, {matrix.split}"
     aside += "" if matrix.calibration == "none" else f", after calibration {matrix.calibration}"
     show_heading(console, f"{matrix.metric.capitalize()} barriers over checkpoints", aside)
-    columns = [str(epoch) for epoch in matrix.applied_at]
-    labels = ["no permutation", *(f"found at {epoch}" for epoch in matrix.found_at)]
+    columns = [step_words(step) for step in matrix.applied_at]
+    labels = ["no permutation", *(f"found at {step_words(step)}" for step in matrix.found_at)]
     cells = [
         [number(value, metric=matrix.metric) for value in row]
         for row in (matrix.naive, *matrix.barriers)

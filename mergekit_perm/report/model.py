@@ -12,7 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,7 +121,7 @@ class Alignment:
         seconds: its wall time.
         saw: what the method looked at: the weights alone, training inputs, or labels too.
         cut_off: whether `max_seconds` ended it, with the best found by then.
-        at: the epochs of sequences at which permutations were found; none is the end.
+        at: the checkpoints of sequences at which permutations were found; none is the end.
     """
 
     reference: str
@@ -132,7 +132,20 @@ class Alignment:
     seconds: float
     saw: Literal["weights", "inputs", "labels"] = "weights"
     cut_off: bool = False
-    at: tuple[int, ...] = ()
+    at: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One checkpoint of a sequence, as it is.
+
+    Attributes:
+        kept: the share of the weights that can be pruned that pruning has left; 1 without it.
+        metrics: by split.
+    """
+
+    kept: float
+    metrics: Mapping[str, Metrics]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +153,9 @@ class Matrix:
     """Barriers of a pair of sequences: permutations found at one checkpoint, applied at another.
 
     Attributes:
-        found_at: the epochs at which permutations were found, one for each row.
-        applied_at: the epochs at which barriers were measured, one for each column.
+        found_at: where permutations were found, one for each row: an epoch, or a level of
+            pruning as in ``prune3``.
+        applied_at: where barriers were measured, one for each column.
         naive: the barriers without permutations, one for each column.
         barriers: row by row.
     """
@@ -150,8 +164,8 @@ class Matrix:
     calibration: str
     split: str
     metric: Literal["loss", "error"]
-    found_at: tuple[int, ...]
-    applied_at: tuple[int, ...]
+    found_at: tuple[str, ...]
+    applied_at: tuple[str, ...]
     naive: tuple[float, ...]
     barriers: tuple[tuple[float, ...], ...]
 
@@ -212,6 +226,7 @@ class Report:
     provenance: Provenance
     notes: tuple[str, ...] = ()
     matrices: tuple[Matrix, ...] = ()
+    checkpoints: Mapping[str, Mapping[str, Checkpoint]] = field(default_factory=dict)
     format: str = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -308,7 +323,11 @@ def _read(kind: Any, value: Any, place: str) -> Any:
 def _read_fields(kind: Any, value: Any, place: str) -> Any:
     _expect(isinstance(value, Mapping), value, place, "a mapping")
     hints = typing.get_type_hints(kind)
-    optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    optional = {
+        each.name
+        for each in dataclasses.fields(kind)
+        if (each.default, each.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+    }
     missing = hints.keys() - value.keys() - optional
     if missing:
         raise RunError(f"{place}: '{sorted(missing)[0]}' is missing")

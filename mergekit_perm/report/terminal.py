@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mergekit_perm.report import summaries
-from mergekit_perm.report.matrix_terminal import show_matrix
+from mergekit_perm.report.matrix_terminal import show_checkpoints, show_matrix, step_words
 from mergekit_perm.report.model import Alignment, Barrier, Change, Gate, Metrics, Report
 from mergekit_perm.report.numbers import exact, number
 from mergekit_perm.report.show import indented, plain_table, show, show_heading
@@ -43,6 +43,7 @@ def render(report: Report, console: Console) -> None:
         (case.metric, case.calibration) for case in summaries.cases(report)
     ):
         _barriers(report, metric, calibration, console)
+    show_checkpoints(report, console)
     for matrix in report.matrices:
         show_matrix(matrix, console)
     _merged(report, console)
@@ -67,8 +68,8 @@ def alignment_sentences(alignment: Alignment, names: Sequence[str]) -> list[str]
         _evidence(alignment.saw),
     ]
     if alignment.at:
-        epochs = ", ".join(map(str, alignment.at))
-        where = f"checkpoints {epochs} together" if len(alignment.at) > 1 else f"epoch {epochs}"
+        where = ", ".join(map(step_words, alignment.at))
+        where += " together" if len(alignment.at) > 1 else ""
         sentences.append(f"The permutations were found at {where}, not at the end.")
     if alignment.cut_off:
         sentences.append("`max_seconds` ended the search: this is the best found by then.")

@@ -11,7 +11,7 @@ from mergekit_perm.spec.models import EvaluateSpec, GateSpec, MergeSpec, Network
 from mergekit_perm.spec.parts import Parts
 from mergekit_perm.spec.problems import nearest
 from mergekit_perm.spec.run_spec import JOINT, chosen_pairs
-from mergekit_perm.spec.sequence_checks import sequence_problems
+from mergekit_perm.spec.sequence_checks import pruning_problems, sequence_problems
 from mergekit_perm.yaml_document import Keys, Problem
 
 
@@ -248,5 +248,6 @@ _CHECKS = (
     _evaluate,
     _gates,
     sequence_problems,
+    pruning_problems,
     file_problems,
 )

@@ -28,6 +28,9 @@ _TAGS = {
 }
 UNION_TAGS = frozenset(_TAGS.values())
 
+PRUNED = "prune"
+"""What a level of pruning is called, before its number."""
+
 _Item = TypeVar("_Item", bound=Hashable)
 
 
@@ -78,10 +81,12 @@ def _two(items: Any) -> Any:
     return items
 
 
-def _step(value: Any) -> Any:
-    if value == "end" or (type(value) is int and value >= 0):
+def _step(value: Any) -> str:
+    if type(value) is int and value >= 0:
+        return str(value)
+    if isinstance(value, str) and re.fullmatch(rf"end|(0|({PRUNED})?[1-9][0-9]*)", value):
         return value
-    raise expected("an epoch, or end")
+    raise expected(_STEP)
 
 
 def _word(word: str, wanted: str) -> Callable[[Any], Any]:
@@ -147,21 +152,21 @@ Pairs = Annotated[
     _by_kind("all, none, spokes, far_edges, or a list of pairs [a, b]"),
 ]
 
-# One checkpoint of a sequence.
-Step = Annotated[int | Literal["end"], BeforeValidator(_step)]
+# One checkpoint of a sequence, as text.
+_STEP = "an epoch, end, or a level such as prune3"
+Step = Annotated[str, BeforeValidator(_step)]
 Epochs = Annotated[tuple[Size, ...], AfterValidator(_distinct)]
-_STEPS = "all, or a list of epochs"
+_STEPS = "all, or a list of epochs and levels"
 Steps = Annotated[
     Annotated[Literal["all"], BeforeValidator(_word("all", _STEPS)), Tag("\0text")]
     | Annotated[tuple[Step, ...], Field(min_length=1), AfterValidator(_distinct), Tag("\0list")],
     _by_kind(_STEPS),
 ]
-_AT = "an epoch, end, or a list of them"
 OneOrMoreSteps = Annotated[
-    Annotated[Size, Tag("\0number")]
-    | Annotated[Literal["end"], BeforeValidator(_word("end", _AT)), Tag("\0text")]
+    Annotated[Step, Tag("\0number")]
+    | Annotated[Step, Tag("\0text")]
     | Annotated[tuple[Step, ...], AfterValidator(_several), Tag("\0list")],
-    _by_kind(_AT),
+    _by_kind(f"{_STEP}, or a list of them"),
 ]
 
 AlignmentMethod = Annotated[str, AfterValidator(_choice(ALIGNMENT_METHODS))]

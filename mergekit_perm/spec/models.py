@@ -95,6 +95,22 @@ class TrainSpec(Section):
         return {**values, **dict(self.augment)}
 
 
+class PruneSpec(Section):
+    """Iterative magnitude pruning with weight rewinding; see `mergekit_perm.train.pruning`.
+
+    Attributes:
+        levels: how often the network is pruned and trained again.
+        fraction: of the weights that are left, removed each time.
+        rewind: the epoch whose weights the rest goes back to.
+        exclude: names of weights that stay; `*` stands for any part of one.
+    """
+
+    levels: Count
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    rewind: Size = 0
+    exclude: tuple[Text, ...] = ()
+
+
 class NetworkTrain(Section):
     """How one network is trained: its seed, and what differs from `train`; None is as there."""
 
@@ -124,6 +140,7 @@ class NetworkSpec(Section):
 
     Attributes:
         train: how it is trained, or None.
+        prune: how it is pruned, level by level, in place of the run's `prune`.
         checkpoints: a pattern such as ``runs/a/checkpoint-*.pth.tar``, or None: the checkpoints
             of one training, each with its epoch in its name, of which the last is the network.
         checkpoint: a file, as written in the spec (see `RunSpec.path`), or ``hf-hub:org/id@rev``
@@ -134,6 +151,7 @@ class NetworkSpec(Section):
     """
 
     train: NetworkTrain | None = None
+    prune: PruneSpec | None = None
     checkpoint: Text | None = None
     checkpoints: Text | None = None
     ema: Ema = "auto"
@@ -155,6 +173,11 @@ class NetworkSpec(Section):
                 if "train" in given
                 else "a network is read from one checkpoint or a sequence of them, found both",
                 hint=f"remove '{given[0]}' or '{given[1]}'",
+            )
+        if self.train is None and self.prune is not None:
+            raise refused(
+                "pruning trains again, and this network is read from a checkpoint",
+                hint="remove 'prune', or train the network here",
             )
         if self.train is not None and self.ema != "auto":
             raise refused("'ema' is for a checkpoint, and this network is trained")
@@ -204,8 +227,8 @@ class MatrixSpec(Section):
     """Barriers of permutations found at one checkpoint of sequences and applied at another.
 
     Attributes:
-        found_at: epochs at which networks are aligned.
-        applied_at: epochs at which the barriers of pairs are measured.
+        found_at: epochs, and levels of pruning, at which networks are aligned.
+        applied_at: epochs and levels at which the barriers of pairs are measured.
         points: on each path, both ends included.
     """
 

@@ -21,6 +21,7 @@ from mergekit_perm.spec.models import (
     GateSpec,
     MergeSpec,
     NetworkSpec,
+    PruneSpec,
     Section,
     TrainSpec,
 )
@@ -42,7 +43,7 @@ class Parts:
         names: of all networks, sound or not.
         architecture: of the run; None when not given, or broken.
         networks, merge, gates: the sound entries, by name or index.
-        train, align, evaluate: the section; `align` and `evaluate` are None when not given or
+        train, prune, align, evaluate: the section; all but `train` are None when not given or
             broken, which `given` tells apart.
     """
 
@@ -52,6 +53,7 @@ class Parts:
     architecture: str | None
     networks: Mapping[str, NetworkSpec]
     train: TrainSpec | None
+    prune: PruneSpec | None
     align: AlignSpec | None
     merge: Mapping[int, MergeSpec]
     evaluate: EvaluateSpec | None
@@ -86,6 +88,7 @@ def sound_parts(data: Mapping[str, Any], folder: Path) -> Parts:
         architecture=architecture if isinstance(architecture, str) else None,
         networks=_sound(NetworkSpec, networks),
         train=_one(TrainSpec, data.get("train", {})),
+        prune=_one(PruneSpec, data.get("prune")),
         align=_align(data.get("align")),
         merge=_sound(MergeSpec, _numbered(data.get("merge"))),
         evaluate=_one(EvaluateSpec, data.get("evaluate")),

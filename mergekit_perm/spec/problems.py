@@ -31,6 +31,8 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("networks", "*"): models.NetworkSpec,
     ("networks", "*", "train"): models.NetworkTrain,
     ("networks", "*", "train", "augment"): models.AugmentSpec,
+    ("networks", "*", "prune"): models.PruneSpec,
+    ("prune",): models.PruneSpec,
     ("train",): models.TrainSpec,
     ("train", "augment"): models.AugmentSpec,
     ("align",): AlignSpec,  # and the options of its method
@@ -48,6 +50,7 @@ EXAMPLES: Mapping[str, str] = {
     "name": "name: first_try",
     "networks": "networks: {a: {train: {seed: 0}}, b: {train: {seed: 1}}}",
     "seed": "seed: 0",
+    "levels": "levels: 12",
     "source": "source: digits",
     "method": "method: linear",
     "grid": "grid: 6",

@@ -10,18 +10,19 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, PrivateAttr
 
 from mergekit_perm.spec.alignment import JOINT, AlignField, AlignSpec, Looks
-from mergekit_perm.spec.fields import Name, Step, Text
+from mergekit_perm.spec.fields import Name, Text
 from mergekit_perm.spec.models import (
     DataField,
     EvaluateSpec,
     GateSpec,
     MergeSpec,
     NetworkSpec,
+    PruneSpec,
     Section,
     TrainSpec,
 )
 from mergekit_perm.spec.paths import resolve_path
-from mergekit_perm.spec.sequences import epoch_in_name, epochs_of, sequence_files
+from mergekit_perm.spec.sequences import end_of, epoch_in_name, sequence_files, steps_of
 
 __all__ = ["FORMAT", "JOINT", "RunSpec", "chosen_pairs"]
 
@@ -42,6 +43,7 @@ class RunSpec(Section):
     data: DataField = None
     networks: Annotated[dict[Name, NetworkSpec], Field(min_length=1)]
     train: TrainSpec = TrainSpec()
+    prune: PruneSpec | None = None
     align: AlignField | None = None
     merge: tuple[MergeSpec, ...] = ()
     evaluate: EvaluateSpec | None = None
@@ -75,30 +77,44 @@ class RunSpec(Section):
             raise KeyError(f"network '{name}' is read from a checkpoint, not trained")
         return train.over(self.train)
 
-    def epochs(self, name: str) -> tuple[int, ...]:
-        """Return the epochs of the checkpoints of network `name`, its end last.
+    def pruning(self, name: str) -> PruneSpec | None:
+        """Return how network `name` is pruned: as it says itself, or as the run does."""
+        network = self.networks[name]
+        return None if network.train is None else network.prune or self.prune
 
-        A network that is no sequence has none.
+    def kept_epochs(self, name: str) -> tuple[int, ...]:
+        """Return the epochs at which network `name`, which is trained, is kept, its end last.
+
+        That to which pruning rewinds is among them.
         """
-        return epochs_of(self.networks[name], self.train, self.folder)
+        recipe, pruning = self.training(name), self.pruning(name)
+        rewound = () if pruning is None else (pruning.rewind,)
+        return tuple(sorted({*recipe.checkpoints, *rewound, recipe.epochs}))
+
+    def steps_of(self, name: str) -> tuple[str, ...]:
+        """Return what the checkpoints of network `name` are called; none for a single one.
+
+        Epochs come first, the end last of them, then ``prune1`` and so on.
+        """
+        return steps_of(self.networks[name], self.train, self.prune, self.folder)
 
     @property
-    def steps(self) -> tuple[int, ...]:
-        """The epochs that the sequences of all networks have, the end last."""
-        return self.epochs(next(iter(self.networks)))
+    def steps(self) -> tuple[str, ...]:
+        """What the checkpoints of all networks are called where they are sequences."""
+        return self.steps_of(next(iter(self.networks)))
 
-    def chosen_steps(self, steps: Literal["all"] | Step | Sequence[Step]) -> tuple[int, ...]:
-        """Return `steps` as epochs: of ``all``, of one, or of each; ``end`` is the last."""
+    def chosen_steps(self, steps: str | Sequence[str]) -> tuple[str, ...]:
+        """Return `steps` by name: of ``all``, of one, or of each; ``end`` has that of its epoch."""
         if steps == "all":
             return self.steps
-        several = [steps] if isinstance(steps, int | str) else steps
-        return tuple(self.steps[-1] if isinstance(step, str) else step for step in several)
+        several = [steps] if isinstance(steps, str) else steps
+        return tuple(end_of(self.steps) if step == "end" else step for step in several)
 
-    def checkpoint_file(self, name: str, epoch: int) -> Path:
-        """Return the file of the checkpoint of `epoch` of network `name`, which is read."""
+    def checkpoint_file(self, name: str, step: str) -> Path:
+        """Return the file of the checkpoint called `step` of network `name`, which is read."""
         pattern = self.networks[name].checkpoints or ""
         files = sequence_files(pattern, self.folder)
-        return next(file for file in files if epoch_in_name(file) == epoch)
+        return next(file for file in files if epoch_in_name(file) == int(step))
 
     def architecture_of(self, name: str) -> str:
         """Return the architecture of network `name`: its own, or that of the run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from mergekit_perm.spec.parts import Parts
-from mergekit_perm.spec.sequences import epochs_of
+from mergekit_perm.spec.sequences import steps_of
 from mergekit_perm.yaml_document import Keys, Problem
 
 
@@ -16,23 +16,40 @@ def sequence_problems(parts: Parts) -> Iterator[Problem]:
         return
     yield from _matrix(parts)
     yield from _stacked(parts)
-    if parts.train is None or len(parts.networks) < len(parts.names):
+    broken = "prune" in parts.given and parts.prune is None
+    if parts.train is None or broken or len(parts.networks) < len(parts.names):
         return
-    epochs = {
-        name: epochs_of(network, parts.train, parts.folder)
+    own = {
+        name: steps_of(network, parts.train, parts.prune, parts.folder)
         for name, network in parts.networks.items()
     }
-    problem = _different(epochs)
+    problem = _different(own)
     if problem is not None:
         yield problem
         return
-    known = next(iter(epochs.values()))
+    known = next(iter(own.values()))
     for path, steps in asking.items():
         for place, step in steps:
-            if step != "end" and step not in known:
-                there = ", ".join(map(str, known))
-                message = f"no checkpoint of epoch {step}"
-                yield Problem((*path, *place), message, f"checkpoints are of epochs {there}")
+            if step not in ("end", *known):
+                message = f"no checkpoint '{step}'"
+                yield Problem((*path, *place), message, f"there is {', '.join(known)}")
+
+
+def pruning_problems(parts: Parts) -> Iterator[Problem]:
+    """Yield a problem for pruning that has nothing to train, or rewinds to where it ends."""
+    trained = {name: network for name, network in parts.networks.items() if network.train}
+    if parts.prune is not None and not trained and len(parts.networks) == len(parts.names):
+        message = "pruning trains again, and all networks are read from checkpoints"
+        yield Problem(("prune",), message, "remove it, or train a network here", key=True)
+    if parts.train is None:
+        return
+    for name, network in trained.items():
+        pruning = network.prune or parts.prune
+        recipe = network.train.over(parts.train) if network.train else parts.train
+        if pruning is not None and pruning.rewind >= recipe.epochs:
+            path: Keys = ("networks", name) if network.prune else ()
+            message = f"cannot rewind to epoch {pruning.rewind}: the training has {recipe.epochs}"
+            yield Problem((*path, "prune", "rewind"), message)
 
 
 def _asking(parts: Parts) -> Iterator[tuple[Keys, list[tuple[Keys, object]]]]:
@@ -74,23 +91,19 @@ def _matrix(parts: Parts) -> Iterator[Problem]:
         yield Problem(path, "a matrix is of pairs, and evaluate has none", "remove pairs: none")
 
 
-def _different(epochs: Mapping[str, Sequence[int]]) -> Problem | None:
+def _different(steps: Mapping[str, Sequence[str]]) -> Problem | None:
     """Return the problem of the first network without a sequence, or with another one."""
-    first, common = next(iter(epochs.items()))
-    for name, own in epochs.items():
+    first, common = next(iter(steps.items()))
+    for name, own in steps.items():
         if not own:
             message = f"network '{name}' is one checkpoint, and this asks for a sequence"
             hint = "add to train, for example: checkpoints: [0, 1, 2, 5, 10]"
             return Problem(("networks", name), message, hint, key=True)
         if own != common:
             message = (
-                f"the sequences of '{first}' and '{name}' differ: epochs {_words(common)} and "
-                f"{_words(own)}"
+                f"the sequences of '{first}' and '{name}' differ: {', '.join(common)} and "
+                f"{', '.join(own)}"
             )
-            hint = "all networks need checkpoints of the same epochs"
+            hint = "all networks need the same checkpoints"
             return Problem(("networks", name), message, hint, key=True)
     return None
-
-
-def _words(epochs: Sequence[int]) -> str:
-    return ", ".join(map(str, epochs))

@@ -1,34 +1,49 @@
-"""Sequences: several checkpoints of one network in the order of their epochs.
+"""Sequences: several checkpoints of one network, along its training and its pruning.
 
-The last one is the network itself, its end; the others go by their epoch, as in ``a@5``.
+The network itself is the end of its training. The others go by their epoch, as in ``a@5``, or by
+how often they were pruned, as in ``a@prune3``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from mergekit_perm.spec.models import NetworkSpec, TrainSpec
+from mergekit_perm.spec.fields import PRUNED
+from mergekit_perm.spec.models import NetworkSpec, PruneSpec, TrainSpec
 from mergekit_perm.spec.paths import resolve_path
 
 _ENDINGS = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
-def epochs_of(network: NetworkSpec, train: TrainSpec, folder: Path) -> tuple[int, ...]:
-    """Return the epochs of the checkpoints of `network`, its end last; none for a single one.
+def steps_of(
+    network: NetworkSpec, train: TrainSpec, prune: PruneSpec | None, folder: Path
+) -> tuple[str, ...]:
+    """Return what the checkpoints of `network` are called; none for a single one.
+
+    Epochs come first, the end last of them, then ``prune1`` and so on.
 
     Args:
         network: as the spec has it.
         train: the training of the run.
+        prune: the pruning of the run.
         folder: where relative paths start.
     """
     if network.checkpoints is not None:
         found = [epoch_in_name(file) for file in sequence_files(network.checkpoints, folder)]
-        return tuple(sorted({epoch for epoch in found if epoch is not None}))
+        return tuple(map(str, sorted({epoch for epoch in found if epoch is not None})))
     if network.train is None:
         return ()
-    recipe = network.train.over(train)
-    return tuple(sorted({*recipe.checkpoints, recipe.epochs})) if recipe.checkpoints else ()
+    recipe, pruning = network.train.over(train), network.prune or prune
+    epochs = sorted({*recipe.checkpoints, recipe.epochs})
+    levels = [f"{PRUNED}{level}" for level in range(1, pruning.levels + 1)] if pruning else []
+    return (*map(str, epochs), *levels) if recipe.checkpoints or levels else ()
+
+
+def end_of(steps: Sequence[str]) -> str:
+    """Return which of `steps` is the network itself: the last that is not pruned."""
+    return [step for step in steps if not step.startswith(PRUNED)][-1]
 
 
 def sequence_files(pattern: str, folder: Path) -> list[Path]:

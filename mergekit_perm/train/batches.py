@@ -43,6 +43,11 @@ class ShuffledBatches:
         """How many batches an epoch has."""
         return len(self.sizes)
 
+    def skip(self, epochs: int) -> None:
+        """Pass over the orders of as many epochs; what comes next is what would follow them."""
+        for _ in range(epochs):
+            torch.randperm(len(self._split), generator=self._ordering)
+
     def epoch(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the batches of one more epoch, in a new order."""
         order = torch.randperm(len(self._split), generator=self._ordering)[: sum(self.sizes)]

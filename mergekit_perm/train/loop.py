@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ def fit(
     *,
     seed: int,
     device: str | torch.device = "cpu",
+    start: int = 0,
+    mask: Mapping[str, torch.Tensor] | None = None,
     checkpoints: Collection[int] = (),
     keep: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
     progress: Progress = silent,
@@ -65,6 +67,10 @@ def fit(
         recipe: how to train.
         seed: any whole number.
         device: where to train.
+        start: the epoch from which to train, where the module holds the weights of that epoch:
+            rates and the order of examples are those of a whole training from there, without the
+            momentum that it had.
+        mask: by parameter, of its shape, False where a weight is and stays 0; see `next_mask`.
         checkpoints: after which epochs the network is kept, 0 before the first.
         keep: called with each of these, as soon as it is reached, and a copy of the state.
         progress: called as `progress(task, epochs done, epochs)`.
@@ -75,18 +81,27 @@ def fit(
     """
     device = torch.device(device)
     batches = ShuffledBatches(split, recipe, module.to(device), seed=seed, device=device)
+    batches.skip(start)
     optimizer = _optimizer(module, recipe)
+    masked = _Masked(module, mask or {})
     losses, rates = [], []
     with _training(module), seeded(stream(seed, "dropout"), device):
-        if keep is not None and 0 in checkpoints:
-            keep(0, copied(module))
-        for epoch in range(recipe.epochs):
+        masked.apply()
+        if keep is not None and start in checkpoints:
+            keep(start, copied(module))
+        for epoch in range(start, recipe.epochs):
             first = epoch * batches.steps
             rates.append(learning_rate(recipe, first, batches.steps))
             loss = torch.stack(
                 [
                     _step(
-                        module, x, y, optimizer, recipe, learning_rate(recipe, step, batches.steps)
+                        module,
+                        x,
+                        y,
+                        optimizer,
+                        recipe,
+                        learning_rate(recipe, step, batches.steps),
+                        masked,
                     )
                     for step, (x, y) in enumerate(batches.epoch(), start=first)
                 ]
@@ -110,6 +125,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     rate: float,
+    masked: _Masked,
 ) -> torch.Tensor:
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -117,7 +133,25 @@ def _step(
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+    masked.apply()
     return loss.detach()
+
+
+class _Masked:
+    """Parameters of which some entries stay 0."""
+
+    def __init__(self, module: nn.Module, mask: Mapping[str, torch.Tensor]) -> None:
+        parameters = dict(module.named_parameters())
+        self._parts = [
+            (parameters[name], kept.to(parameters[name].device, parameters[name].dtype))
+            for name, kept in mask.items()
+        ]
+
+    def apply(self) -> None:
+        """Set to 0 what the mask does not keep."""
+        with torch.no_grad():
+            for parameter, kept in self._parts:
+                parameter.mul_(kept)
 
 
 def _epoch_loss(

@@ -82,7 +82,7 @@ def test_one_permutation_is_applied_to_the_sequence(small: Small) -> None:
 def test_permutations_are_found_at_a_checkpoint(small: Small) -> None:
     report = pipeline.run(small(*SEQUENCES, "align.at=1"))
     assert report.alignment is not None
-    assert report.alignment.at == (1,)
+    assert report.alignment.at == ("1",)
     early = {name: state(f"networks/{name}@1.safetensors") for name in "abc"}
     spec = pm.PermutationSpec.load(FOLDER / "permspec.yaml")
     family = pm.align(early, spec, reference="joint", method="weight_matching")
@@ -98,7 +98,7 @@ def test_permutations_are_found_at_a_checkpoint(small: Small) -> None:
 def test_several_checkpoints_are_stacked(small: Small) -> None:
     report = pipeline.run(small(*SEQUENCES, "align.at=[1,end]", "align.reference=a"))
     assert report.alignment is not None
-    assert report.alignment.at == (1, 2)
+    assert report.alignment.at == ("1", "2")
     sequences = {
         name: [state(f"networks/{step}.safetensors") for step in (f"{name}@1", name)]
         for name in "abc"
@@ -120,7 +120,7 @@ def test_the_matrix_is_of_permutations_found_and_applied(small: Small) -> None:
         for m in report.matrices
         if (m.networks, m.split, m.metric) == (("b", "c"), "test", "loss")
     )
-    assert (matrix.found_at, matrix.applied_at) == ((0, 1, 2), (1, 2))
+    assert (matrix.found_at, matrix.applied_at) == (("0", "1", "2"), ("1", "2"))
     data = pm.data.load("digits")
     for place, step in enumerate((1, 2)):
         late = {n: state(f"networks/{n if step == 2 else f'{n}@1'}.safetensors") for n in "abc"}
@@ -182,8 +182,8 @@ align: {method: weight_matching, at: 1}
 evaluate: {points: 3, matrix: {points: 3, found_at: [0]}}
 """
     report = pipeline.run(loads(text, folder=tmp_path))
-    assert {m.found_at for m in report.matrices} == {(0,)}
-    assert {m.applied_at for m in report.matrices} == {(0, 1, 2)}
+    assert {m.found_at for m in report.matrices} == {("0",)}
+    assert {m.applied_at for m in report.matrices} == {("0", "1", "2")}
     for step in ("a@0", "a@1", "a"):
         read = checkpoints.load_state(Path("out/files/networks") / f"{step}.safetensors")
         assert same(read, state(f"networks/{step}.safetensors"))
@@ -193,3 +193,63 @@ evaluate: {points: 3, matrix: {points: 3, found_at: [0]}}
     again = pipeline.run(loads(text, folder=tmp_path))
     assert again.provenance.seconds["networks/a"] != before
     assert again.matrices != report.matrices
+
+
+PRUNED = ("prune={levels: 2, fraction: 0.5, rewind: 1, exclude: [head.weight]}", "merge=[]")
+
+
+def test_networks_are_pruned_level_by_level(small: Small) -> None:
+    pipeline.run(small(*PRUNED, "evaluate.simplex=null", "align.apply_to=sequence"))
+    rewound = state("networks/b@1.safetensors")
+    dense = state("networks/b.safetensors")
+    assert not (FOLDER / "aligned/b@1.safetensors").exists()  # it is no step of the sequence
+    before = {name: torch.ones_like(dense[name], dtype=torch.bool) for name in dense}
+    for level, parent in (("prune1", "b"), ("prune2", "b@prune1")):
+        mask = state(f"masks/b@{level}.safetensors")
+        pruned = state(f"networks/b@{level}.safetensors")
+        assert set(mask) == {"layers.0.weight", "layers.1.weight"}
+        weights = state(f"networks/{parent}.safetensors")
+        left = torch.cat([weights[n][before[n]].abs().flatten() for n in mask])
+        kept = torch.cat([mask[n][before[n]].flatten() for n in mask])
+        assert int((~kept).sum()) == int(0.5 * len(kept))
+        assert left[~kept].max() <= left[kept].min()
+        for name, own in mask.items():
+            assert own.dtype == torch.bool
+            assert not pruned[name][~own].any()
+            assert not own[~before[name]].any()
+        before = {**before, **mask}
+        # Trained from the weights of the rewind epoch, not from where its parent ended.
+        module = pm.networks.build("mlp", small().options, seed=1)
+        module.load_state_dict(rewound)
+        recipe = train.Recipe(**small().training("b").keywords())
+        digits = pm.data.load("digits").splits["train"]
+        train.fit(module, digits, recipe, seed=1, start=1, mask=mask)
+        assert same(pruned, train.copied(module))
+        alignment = Alignment.load(FOLDER / "permutations/b.safetensors")
+        assert same(state(f"aligned/b@{level}.safetensors"), dict(alignment.apply(pruned)))
+
+
+def test_pruned_networks_have_a_matrix(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = (*PRUNED, "evaluate.simplex=null", "evaluate.matrix={points: 3}")
+    report = pipeline.run(small(*overrides))
+    assert {m.found_at for m in report.matrices} == {("2", "prune1", "prune2")}
+    kept = [checkpoint.kept for checkpoint in report.checkpoints["b"].values()]
+    assert kept == pytest.approx([1.0, 0.5, 0.25])
+    assert report.checkpoints["b"]["2"].metrics == report.networks["b"]
+    assert (FOLDER / "permutations/b@prune2.safetensors").exists()
+    # More levels take what is there already.
+    fitted: list[str] = []
+    fit = train.fit
+    monkeypatch.setattr(train, "fit", lambda *a, **o: (fitted.append(o["task"]), fit(*a, **o))[1])
+    more = pipeline.run(small(*overrides, "prune.levels=3"), out="out/more")
+    assert len(fitted) == 3 and all("% of its weights" in task for task in fitted)
+    first = next(m for m in more.matrices if m.networks == ("a", "b"))
+    assert (
+        first.barriers[0][:3]
+        == next(m for m in report.matrices if m.networks == ("a", "b")).barriers[0]
+    )
+
+
+def test_an_exclusion_that_matches_nothing_is_found_before_training(small: Small) -> None:
+    with pytest.raises(pm.errors.PermMergeError, match=r"no weight is called 'haed\.weight'"):
+        pipeline.make_plan(small("prune={levels: 1, exclude: [haed.weight]}"))

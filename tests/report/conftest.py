@@ -11,6 +11,7 @@ from mergekit_perm.report.model import (
     Alignment,
     Barrier,
     Change,
+    Checkpoint,
     Gate,
     Group,
     Matrix,
@@ -62,7 +63,8 @@ def matrices() -> tuple[Matrix, ...]:
     """Barriers of a pair that permutations of late epochs lower."""
     return tuple(
         Matrix(
-            ("a", "b"), "none", split, metric, (0, 5, 20), (0, 5, 20), (0.0, 0.5, 1.0),
+            ("a", "b"), "none", split, metric, ("0", "5", "20"), ("0", "5", "prune1"),
+            (0.0, 0.5, 1.0),
             ((0.0, 0.25, 0.75), (0.0, 0.0625, 0.5), (0.0, 0.0625, 0.03125)),
         )
         for split in ("train", "test")
@@ -132,8 +134,15 @@ def of_sequences() -> Report:
     """A report of two sequences, with a matrix for every split and metric."""
     report = make(name="sequences")
     assert report.alignment is not None
-    alignment = replace(report.alignment, at=(5, 20))
-    return replace(report, alignment=alignment, matrices=matrices(), gates=(), notes=())
+    alignment = replace(report.alignment, at=("5", "prune1"))
+    metrics = report.networks["a"]
+    checkpoints = {
+        name: {"0": Checkpoint(1.0, metrics), "prune1": Checkpoint(0.8, metrics)} for name in "ab"
+    }
+    return replace(
+        report, alignment=alignment, matrices=matrices(), checkpoints=checkpoints, gates=(),
+        notes=(),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -39,17 +39,17 @@ def test_a_terminal_shows_rows_and_columns(of_sequences: Report) -> None:
     assert shown(of_sequences, 80).splitlines() == [
         "",
         "Loss barriers over checkpoints  a - b, train",
-        "  applied at epoch       0       5      20",
-        "  no permutation    0.0000  0.5000  1.0000",
-        "  found at 0        0.0000  0.2500  0.7500",
-        "  found at 5        0.0000  0.0625  0.5000",
-        "  found at 20       0.0000  0.0625  0.0312",
+        "  applied at         epoch 0  epoch 5  prune1",
+        "  no permutation      0.0000   0.5000  1.0000",
+        "  found at epoch 0    0.0000   0.2500  0.7500",
+        "  found at epoch 5    0.0000   0.0625  0.5000",
+        "  found at epoch 20   0.0000   0.0625  0.0312",
     ]
 
 
 def test_columns_that_do_not_fit_come_below(of_sequences: Report) -> None:
     narrow = shown(of_sequences, 38)
-    assert narrow.count("applied at epoch") == 2
+    assert narrow.count("applied at") == 3
     assert max(map(len, narrow.splitlines())) <= 38 + len("Loss barriers over checkpoints")
     numbers = [word for word in shown(of_sequences, 80).split() if "." in word]
     assert sorted(word for word in narrow.split() if "." in word) == sorted(numbers)
@@ -59,10 +59,12 @@ def test_the_report_says_where_permutations_were_found(of_sequences: Report) -> 
     stream = io.StringIO()
     render(of_sequences, Console(file=stream, width=80, color_system=None))
     text = " ".join(stream.getvalue().split())
-    assert "The permutations were found at checkpoints 5, 20 together, not at the end." in text
+    assert "The permutations were found at epoch 5, prune1 together, not at the end." in text
     assert text.count("barriers over checkpoints") == 4
+    assert "b, prune1 80 % 0.2500 0.2500 6.25 % 6.25 %" in text
+    assert "b, prune1, 80 % of weights" in to_html(of_sequences)
     assert of_sequences.alignment is not None
-    early = replace(of_sequences, alignment=replace(of_sequences.alignment, at=(5,)))
+    early = replace(of_sequences, alignment=replace(of_sequences.alignment, at=("5",)))
     assert "found at epoch 5, not at the end" in to_html(early)
 
 
@@ -79,7 +81,7 @@ def test_a_figure_has_every_cell(of_sequences: Report) -> None:
     assert len(cells) == 4 * 3
     found = {(cell["found"], cell["applied"]): cell["excess"] for cell in cells}
     assert found["none", "5"] == 50.0
-    assert found["20", "20"] == 3.125
+    assert found["20", "prune1"] == 3.125
 
 
 def test_an_infinite_barrier_is_a_gap(of_sequences: Report) -> None:

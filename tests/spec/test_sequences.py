@@ -29,19 +29,19 @@ def refused(text: str, folder: Path = Path()) -> list[str]:
 
 def test_a_sequence_ends_with_the_network() -> None:
     spec = loads(SEQUENCES + "align: {at: 5, apply_to: sequence}\n")
-    assert spec.epochs("a") == spec.steps == (0, 2, 5, 9)
-    assert spec.chosen_steps("all") == (0, 2, 5, 9)
-    assert spec.chosen_steps("end") == (9,)
-    assert spec.chosen_steps((2, "end")) == (2, 9)
+    assert spec.steps_of("a") == spec.steps == ("0", "2", "5", "9")
+    assert spec.chosen_steps("all") == ("0", "2", "5", "9")
+    assert spec.chosen_steps("end") == ("9",)
+    assert spec.chosen_steps(("2", "end")) == ("2", "9")
     assert spec.align is not None
     assert "at" not in spec.align.options and "apply_to" not in spec.align.options
     assert loads(resolved(spec)) == spec
-    assert loads(TRAINED).epochs("a") == ()
+    assert loads(TRAINED).steps_of("a") == ()
 
 
 def test_a_network_may_have_checkpoints_of_its_own() -> None:
     spec = loads(HEAD + "networks: {a: {train: {seed: 0, epochs: 4, checkpoints: [4, 1]}}}\n")
-    assert spec.epochs("a") == (1, 4)
+    assert spec.steps_of("a") == ("1", "4")
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_sequences_of_files_go_by_their_epochs(tmp_path: Path) -> None:
     for name in "ab":
         files(tmp_path / name, "c-10.pth", "c-9.pth", "c-100.pth", "other.txt")
     spec = of_files(tmp_path, "align: {at: [9, end], method: weight_matching}\n")
-    assert spec.steps == spec.epochs("b") == (9, 10, 100)
-    assert spec.checkpoint_file("b", 10) == tmp_path / "b/c-10.pth"
-    assert spec.chosen_steps(spec.align.at if spec.align else "all") == (9, 100)
+    assert spec.steps == spec.steps_of("b") == ("9", "10", "100")
+    assert spec.checkpoint_file("b", "10") == tmp_path / "b/c-10.pth"
+    assert spec.chosen_steps(spec.align.at if spec.align else "all") == ("9", "100")
 
 
 def test_files_without_epochs_are_refused(tmp_path: Path) -> None:
@@ -94,18 +94,18 @@ def test_files_without_epochs_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("align: {at: 3}", "align.at: no checkpoint of epoch 3"),
-        ("align: {at: [0, 4], method: weight_matching}", "align.at[1]: no checkpoint of epoch 4"),
+        ("align: {at: 3}", "align.at: no checkpoint '3'"),
+        ("align: {at: [0, 4], method: weight_matching}", "align.at[1]: no checkpoint '4'"),
         ("align: {at: [0, 5]}", "align.at: several checkpoints are stacked, which mixed cannot do"),
-        ("align: {at: soon}", "align.at: expected an epoch, end, or a list of them, found"),
+        ("align: {at: soon}", "align.at: expected an epoch, end, or a level such as prune3"),
         ("align: {at: [0]}", "align.at: a list is for two epochs or more"),
         (
             "align: {}\nevaluate: {matrix: {found_at: [0, 1]}}",
-            "evaluate.matrix.found_at[1]: no checkpoint of epoch 1",
+            "evaluate.matrix.found_at[1]: no checkpoint '1'",
         ),
         (
             "align: {}\nevaluate: {matrix: {applied_at: [-1]}}",
-            "evaluate.matrix.applied_at[0]: expected an epoch, or end",
+            "evaluate.matrix.applied_at[0]: expected an epoch, end, or a level such as prune3",
         ),
         (
             "align: {}\nevaluate: {matrix: {}, pairs: none}",
@@ -132,8 +132,8 @@ def test_sequences_are_asked_for_but_missing() -> None:
 def test_sequences_of_different_lengths_are_refused() -> None:
     text = SEQUENCES.replace("{seed: 1}", "{seed: 1, checkpoints: [2]}")
     lines = refused(text + "align: {}\nevaluate: {matrix: {}}\n")
-    assert "the sequences of 'a' and 'b' differ: epochs 0, 2, 5, 9 and 2, 9" in lines[0]
-    assert loads(text + "align: {}\n").epochs("b") == (2, 9)
+    assert "the sequences of 'a' and 'b' differ: 0, 2, 5, 9 and 2, 9" in lines[0]
+    assert loads(text + "align: {}\n").steps_of("b") == ("2", "9")
 
 
 def test_a_checkpoint_after_the_end() -> None:
@@ -144,3 +144,49 @@ def test_a_checkpoint_after_the_end() -> None:
 def test_a_network_has_one_origin() -> None:
     text = HEAD + "networks: {a: {checkpoint: a.pth, checkpoints: a/*.pth}}\n"
     assert any("one checkpoint or a sequence of them, found both" in line for line in refused(text))
+
+
+def test_pruned_networks_are_sequences() -> None:
+    spec = loads(SEQUENCES + "prune: {levels: 2, rewind: 2}\nalign: {at: prune2}\n")
+    assert spec.steps == ("0", "2", "5", "9", "prune1", "prune2")
+    assert spec.chosen_steps(("end", "prune1")) == ("9", "prune1")
+    assert spec.kept_epochs("a") == (0, 2, 5, 9)
+    assert loads(resolved(spec)) == spec
+    alone = loads(TRAINED + "prune: {levels: 1, rewind: 3}\n")
+    assert alone.steps == ("60", "prune1")
+    assert alone.kept_epochs("a") == (3, 60)
+    pruning = alone.pruning("b")
+    assert pruning is not None and pruning.fraction == 0.2
+
+
+def test_a_network_may_be_pruned_in_its_own_way() -> None:
+    text = TRAINED.replace("{train: {seed: 1}}", "{train: {seed: 1}, prune: {levels: 3}}")
+    spec = loads(text + "prune: {levels: 1}\n")
+    assert (spec.steps_of("a"), spec.steps_of("b")[-1]) == (("60", "prune1"), "prune3")
+
+
+@pytest.mark.parametrize(
+    ("prune", "message"),
+    [
+        ("{levels: 2, rewind: 9}", "prune.rewind: cannot rewind to epoch 9: the training has 9"),
+        ("{levels: 0}", "prune.levels: expected"),
+        ("{fraction: 0.5}", "prune: the field 'levels' is missing"),
+        ("{levels: 1, fraction: 1.0}", "prune.fraction: expected"),
+    ],
+)
+def test_pruning_that_cannot_be(prune: str, message: str) -> None:
+    assert any(message in line for line in refused(f"{SEQUENCES}prune: {prune}\n"))
+
+
+def test_pruning_needs_training(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").touch()
+    text = HEAD + "networks: {a: {checkpoint: a.pth%s}}\n"
+    lines = refused(text.replace("%s", ", prune: {levels: 1}"), tmp_path)
+    assert any("pruning trains again, and this network is read" in line for line in lines)
+    lines = refused(text.replace("%s", "") + "prune: {levels: 1}\n", tmp_path)
+    assert any("prune: pruning trains again, and all networks are read" in line for line in lines)
+
+
+def test_a_level_that_is_not_there() -> None:
+    (line, *_) = refused(SEQUENCES + "prune: {levels: 2}\nalign: {at: prune3}\n")
+    assert "align.at: no checkpoint 'prune3'" in line
