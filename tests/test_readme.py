@@ -45,7 +45,7 @@ def test_the_run_spec_has_no_problem_but_files_that_are_not_here(tmp_path: Path)
 def test_the_run_spec_of_sequences_is_sound(tmp_path: Path) -> None:
     found = [block for block in blocks("yaml") if "perm-merge/run@1" in block]
     assert len(found) == 2
-    assert spec.loads(found[1], folder=tmp_path).steps == (0, 1, 2, 5, 10, 20)
+    assert spec.loads(found[1], folder=tmp_path).steps == ("0", "1", "2", "5", "10", "20")
 
 
 def test_the_permutation_spec_is_one() -> None:

@@ -10,7 +10,7 @@ from mergekit_perm.files import write_text
 from mergekit_perm.report import summaries
 from mergekit_perm.report.figures import figures
 from mergekit_perm.report.matrix_terminal import step_words
-from mergekit_perm.report.model import Barrier, Report
+from mergekit_perm.report.model import Barrier, Metrics, Report
 from mergekit_perm.report.numbers import number
 from mergekit_perm.report.page import figure_places, page, table
 from mergekit_perm.report.terminal import alignment_sentences, gate_words
@@ -60,24 +60,25 @@ def _height(barrier: Barrier | None) -> float | None:
 
 def _others(report: Report) -> Iterator[str]:
     body = [
-        [name, split, number(metrics.loss), number(metrics.error, metric="error"), str(metrics.n)]
+        _metrics(name, split, metrics)
         for name, by_split in report.networks.items()
         for split, metrics in by_split.items()
     ]
+    for name, steps in report.checkpoints.items():
+        for step, each in steps.items():
+            label = f"{name}, {step_words(step)}"
+            label += f", {100 * each.kept:.3g} % of weights" if each.kept < 1 else ""
+            body += [_metrics(label, split, metrics) for split, metrics in each.metrics.items()]
     body += [
-        [f"{name}, {step_words(step)}"
-         + (f", {100 * each.kept:.3g} % of weights" if each.kept < 1 else ""), split, number(metrics.loss), number(metrics.error, metric="error"), str(metrics.n)]
-        for name, steps in report.checkpoints.items()
-        for step, each in steps.items()
-        for split, metrics in each.metrics.items()
-    ]  # fmt: skip
-    body += [
-        [f"merged: {name}" + ("" if calibration == "none" else f", {calibration}"), split,
-         number(metrics.loss), number(metrics.error, metric="error"), str(metrics.n)]
+        _metrics(
+            f"merged: {name}" + ("" if calibration == "none" else f", {calibration}"),
+            split,
+            metrics,
+        )
         for name, merged in report.merged.items()
         for calibration, by_split in merged.calibration.items()
         for split, metrics in by_split.items()
-    ]  # fmt: skip
+    ]
     if body:
         yield "<h2>Networks</h2>"
         yield from table(["", "split", "loss", "error", "examples"], body)
@@ -86,6 +87,11 @@ def _others(report: Report) -> Iterator[str]:
         for gate in report.gates:
             verdict = "passed" if gate.passed else '<strong class="failed">FAILED</strong>'
             yield f"<p>{verdict}: {html.escape(gate_words(gate))}</p>"
+
+
+def _metrics(label: str, split: str, metrics: Metrics) -> list[str]:
+    error = number(metrics.error, metric="error")
+    return [label, split, number(metrics.loss), error, str(metrics.n)]
 
 
 def _provenance(report: Report) -> Iterator[str]:

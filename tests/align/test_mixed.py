@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mergekit_perm import checkpoints, data, derive, networks, train
-from mergekit_perm.align import Family, align, mixtures
+from mergekit_perm.align import Family, align, mixed, mixtures
 from mergekit_perm.align.balance import balanced
 from mergekit_perm.align.evidence import of_tensors, of_weights
 from mergekit_perm.align.examples import Examples
@@ -103,7 +103,7 @@ def test_exchanges_lower_what_is_left(states: dict[str, State], digits: data.Dat
 
 
 def test_several_networks_exchange_at_once_where_there_are_many(
-    states: dict[str, State], digits: data.Data
+    states: dict[str, State], digits: data.Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, generator = spec_of(*MLP), np.random.default_rng(0)
     copies = {
@@ -111,9 +111,15 @@ def test_several_networks_exchange_at_once_where_there_are_many(
         for n in range(2)
         for name, state in states.items()
     }
-    family = aligned(copies, digits, steps=5, restarts=1, exchanges=30)
+    # From networks that lie as they were given, so that there is much to gain on any machine.
+    still = {
+        name: {group: np.arange(spec.groups.length(group)) for group in spec.groups}
+        for name in copies
+    }
+    monkeypatch.setattr(mixed._Choice, "_candidates", lambda *_: iter([still]))
+    family = aligned(copies, digits, steps=0, restarts=1, exchanges=30)
     trace = family.traces["joint"]
-    assert len(trace) == 4 + 5 + 30
+    assert len(trace) == 1 + 30
     assert all(later <= earlier for earlier, later in itertools.pairwise(trace))
     # What is returned has the excess that was found last: each exchange is in the members.
     module = networks.build(*MLP, seed=0).eval()
@@ -122,7 +128,7 @@ def test_several_networks_exchange_at_once_where_there_are_many(
     found = Excess(examples, given, count=2048, batch_size=256, seed=0)(
         [family.states[name] for name in copies]
     )
-    assert found == pytest.approx(trace[-1], abs=1e-6) and trace[-1] < trace[8]
+    assert found == pytest.approx(trace[-1], abs=1e-6) and trace[-1] < trace[0]
 
 
 def test_the_highest_excess_is_found_unless_a_limit_ends_it(
