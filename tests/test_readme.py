@@ -79,6 +79,7 @@ def test_the_commands_are_many_enough() -> None:
         "compare",
         "permspec",
         "permute",
+        "sweep",
     }
 
 

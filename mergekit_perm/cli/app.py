@@ -21,8 +21,9 @@ from mergekit_perm import __version__
 from mergekit_perm.cli.live import live_progress
 from mergekit_perm.cli.permspec import permspec_app
 from mergekit_perm.cli.permute import permute
-from mergekit_perm.cli.shared import AsJson
-from mergekit_perm.errors import PermMergeError, RunError, SpecError, suggest
+from mergekit_perm.cli.shared import AsJson, Device, Out, Overrides, SpecArgument, spec_file
+from mergekit_perm.cli.sweep import sweep
+from mergekit_perm.errors import PermMergeError, RunError
 
 if TYPE_CHECKING:
     from mergekit_perm.pipeline import Plan
@@ -39,22 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(permspec_app, name="permspec")
 app.command()(permute)
-
-SpecArgument = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A run spec: a file, a shipped name, or - for stdin.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; may be repeated."),
-]
-Out = Annotated[
-    Path | None, typer.Option(help="The run's folder; out/NAME by default.", metavar="DIR")
-]
-Device = Annotated[
-    str | None,
-    typer.Option(metavar="D", help="auto, cpu, cuda, cuda:N or mps; several: cuda:0,cuda:1."),
-]
-
+app.command()(sweep)
 
 Html = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write it as one HTML file instead.")
@@ -176,7 +162,7 @@ def compare(
         raise typer.BadParameter(
             "choose one of --json, --csv and --markdown, or --html and --figures"
         )
-    loaded = [Report.load(path) for path in runs]
+    loaded = [Report.load(run) for path in runs for run in _runs(path)]
     comparison = compare(loaded, metric=metric, split=split, sort=sort, each=each)
     if html or figures:
         from mergekit_perm.report.compare_figures import compared_figures
@@ -236,6 +222,13 @@ def _write_shown(
         typer.echo(f"{figures}: {len(written)} files")
 
 
+def _runs(path: Path) -> list[Path]:
+    """Return the runs in `path`: those of a sweep, or itself."""
+    from mergekit_perm.report.sweeps import runs_of
+
+    return runs_of(path) or [path]
+
+
 @contextmanager
 def _writing(place: Path) -> Iterator[None]:
     """Name `place` where it cannot be written."""
@@ -247,18 +240,12 @@ def _writing(place: Path) -> Iterator[None]:
 
 def _load(text: str, overrides: list[str] | None) -> RunSpec:
     """Load the run spec that `text` names: a file, stdin, or one that is shipped."""
-    from mergekit_perm import shipped, spec
+    from mergekit_perm import spec
 
-    path = text
-    if text != "-" and not Path(text).exists():
-        known = shipped.run_specs()
-        if text not in known:
-            raise SpecError(
-                f"no run spec '{text}'{suggest(text, known)}: there is no such file, and the "
-                f"shipped ones are {', '.join(known)}"
-            )
-        path = str(known[text])
-    return spec.load(path, overrides=overrides or ())
+    loaded = spec.load(spec_file(text), overrides=overrides or ())
+    if loaded.sweep is not None:
+        spec.load_sweep(spec_file(text), overrides=overrides or ())
+    return loaded
 
 
 def _show_report(run: Path, *, as_json: bool) -> None:

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mergekit_perm.errors import SpecError
+from mergekit_perm.errors import SpecError, suggest
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Options = Annotated[
     list[str] | None,
     typer.Option("--options", metavar="K=V", help="An option of the architecture; repeatable."),
 ]
+
+
+SpecArgument = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A run spec: a file, a shipped name, or - for stdin.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; may be repeated."),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="The run's folder; out/NAME by default.", metavar="DIR")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="D", help="auto, cpu, cuda, cuda:N or mps; several: cuda:0,cuda:1."),
+]
+
+
+def spec_file(text: str) -> str:
+    """Return the file of the run spec that `text` names: a file, - for stdin, or a shipped one."""
+    from mergekit_perm import shipped
+
+    if text == "-" or Path(text).exists():
+        return text
+    known = shipped.run_specs()
+    if text not in known:
+        raise SpecError(
+            f"no run spec '{text}'{suggest(text, known)}: there is no such file, and the "
+            f"shipped ones are {', '.join(known)}"
+        )
+    return str(known[text])
 
 
 def pairs(options: list[str] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_perm import spec as run_specs
-from mergekit_perm.errors import PermMergeError, RunError
+from mergekit_perm.errors import PermMergeError, RunError, SpecError
 from mergekit_perm.files import write_text
 from mergekit_perm.pipeline import assemble
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
@@ -52,6 +52,11 @@ def run(
         PermMergeError: an input is missing or a stage failed; what was finished stays.
     """
     loaded = spec if isinstance(spec, RunSpec) else run_specs.load(spec)
+    if loaded.sweep is not None:
+        raise SpecError(
+            f"'{loaded.name}' is a sweep of several runs: run it with perm-merge sweep, or one of "
+            "it with --set sweep=null"
+        )
     folder = RunFolder(Path(out) if out is not None else default_folder(loaded))
     folder.claim(loaded.name, force=force)
     results: dict[str, dict[str, Any]] = {}

@@ -14,6 +14,9 @@ from mergekit_perm.report.summaries import Case
 
 Record = dict[str, Any]
 
+# The height of a row of a heat map, in pixels.
+_CELL = 28
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -108,3 +111,28 @@ def file_name(kind: str, case: Case, alignment: str) -> str:
     """Return the name of a figure."""
     parts = (kind, case.split, case.metric, case.calibration, alignment)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
+
+
+def steps_chart(records: list[Record], rows: list[str], case: Case) -> alt.LayerChart:
+    """Return a heat map of where permutations are found, in `rows`, and where they are applied."""
+    columns = list(dict.fromkeys(record["applied"] for record in records))
+    known = [record for record in records if record["excess"] is not None]
+    top = max((record["excess"] for record in known), default=0.0)
+    base = plot(known).encode(
+        x=alt.X(
+            "applied:N",
+            title="applied at",
+            sort=columns,
+            axis=alt.Axis(orient="top", labelAngle=0),
+        ),
+        y=alt.Y("found:N", title="found at", sort=rows),
+        tooltip=["found:N", "applied:N", alt.Tooltip("excess:Q", format=".5")],
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color("excess:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
+    )
+    text = base.mark_text(fontSize=10).encode(
+        text=alt.Text("excess:Q", format=".2~f"),
+        color=alt.condition(alt.datum.excess > top / 2, alt.value("#000"), alt.value("#fff")),
+    )
+    return layers(cells, text, width="container", height=_CELL * len(rows))

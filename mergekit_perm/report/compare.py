@@ -101,12 +101,33 @@ class ComparedCurve:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedMatrix:
+    """A matrix of one column: its means over runs.
+
+    Attributes:
+        column: its name.
+        networks: the pair.
+        naive: the barriers without permutations, one for each step of `applied_at`.
+        barriers: row by row, one for each step of `found_at`.
+    """
+
+    case: Case
+    column: str
+    networks: tuple[str, ...]
+    found_at: tuple[str, ...]
+    applied_at: tuple[str, ...]
+    naive: tuple[Mean, ...]
+    barriers: tuple[tuple[Mean, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """The barriers and merged networks of several runs; differences are to the first column."""
 
     columns: tuple[Column, ...]
     rows: tuple[ComparedRow, ...]
     curves: tuple[ComparedCurve, ...]
+    matrices: tuple[ComparedMatrix, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,6 +156,22 @@ class Comparison:
                     "difference_intervals": [mean and mean.half for mean in row.differences],
                 }
                 for row in self.rows
+            ],
+            "matrices": [
+                {
+                    "run": matrix.column,
+                    "networks": list(matrix.networks),
+                    "split": matrix.case.split,
+                    "metric": matrix.case.metric,
+                    "calibration": matrix.case.calibration,
+                    "found_at": list(matrix.found_at),
+                    "applied_at": list(matrix.applied_at),
+                    "naive": plain([mean.value for mean in matrix.naive]),
+                    "naive_intervals": [mean.half for mean in matrix.naive],
+                    "barriers": plain([[mean.value for mean in row] for row in matrix.barriers]),
+                    "intervals": [[mean.half for mean in row] for row in matrix.barriers],
+                }
+                for matrix in self.matrices
             ],
         }
 
@@ -206,7 +243,12 @@ def _compared(groups: Sequence[Repeats], metric: str | None, split: str | None) 
         if metric in (None, case.metric) and split in (None, case.split)
     )
     cases = dict.fromkeys(row.case for row in rows)
-    return Comparison(columns, rows, tuple(_curves(groups, cases)))
+    matrices = (
+        matrix
+        for matrix in _matrices(groups)
+        if metric in (None, matrix.case.metric) and split in (None, matrix.case.split)
+    )
+    return Comparison(columns, rows, tuple(_curves(groups, cases)), tuple(matrices))
 
 
 def _order(found: Comparison, figure: str) -> list[int]:
@@ -288,6 +330,26 @@ def _curves(groups: Sequence[Repeats], cases: Iterable[Case]) -> Iterator[Compar
             curves = [_mean_curve([b for b in barriers if b is not None]) for barriers in worst]
             if any(curves):
                 yield ComparedCurve(case, alignment, tuple(curves))
+
+
+def _matrices(groups: Sequence[Repeats]) -> Iterator[ComparedMatrix]:
+    """Yield the mean of every matrix over the runs of each column."""
+    for group in groups:
+        # Runs of one spec have the same matrices, in the same order.
+        for matrices in zip(*(report.matrices for report in group.reports), strict=True):
+            first = matrices[0]
+            yield ComparedMatrix(
+                Case(first.split, first.metric, first.calibration),
+                group.name,
+                first.networks,
+                first.found_at,
+                first.applied_at,
+                tuple(mean(values) for values in zip(*(m.naive for m in matrices), strict=True)),
+                tuple(
+                    tuple(mean(values) for values in zip(*rows, strict=True))
+                    for rows in zip(*(m.barriers for m in matrices), strict=True)
+                ),
+            )
 
 
 def _mean_curve(barriers: Sequence[Barrier]) -> tuple[tuple[float, Mean], ...] | None:

@@ -22,6 +22,7 @@ from mergekit_perm.report.charts import (
     named_apart,
     plot,
     shown,
+    steps_chart,
 )
 from mergekit_perm.report.compare import Comparison
 from mergekit_perm.report.intervals import Mean
@@ -108,7 +109,31 @@ def _curve_chart(records: list[Record], comparison: Comparison, case: Case) -> a
     )
 
 
-KINDS: tuple[Callable[[Comparison], Iterator[Figure]], ...] = (_heights, _curves)
+def _checkpoints(comparison: Comparison) -> Iterator[Figure]:
+    for matrix in comparison.matrices:
+        rows = [("none", matrix.naive), *zip(matrix.found_at, matrix.barriers, strict=True)]
+        records = [
+            {"found": found, "applied": applied, **_spread(mean, matrix.case)}
+            for found, row in rows
+            for applied, mean in zip(matrix.applied_at, row, strict=True)
+        ]
+        pair = " - ".join(matrix.networks)
+        yield Figure(
+            file_name("checkpoints", matrix.case, f"{matrix.column}-{'-'.join(matrix.networks)}"),
+            f"Permutations over checkpoints, {matrix.column}: {pair}",
+            case_words(matrix.case),
+            f"{excess_words(matrix.case)} at its highest on the path of the pair: permutations "
+            "found at the epoch or level of a row, applied at that of a column; the first row is "
+            f"without.{_intervals(comparison)}{gaps(records)}",
+            steps_chart(records, [found for found, _ in rows], matrix.case),
+        )
+
+
+KINDS: tuple[Callable[[Comparison], Iterator[Figure]], ...] = (
+    _heights,
+    _curves,
+    _checkpoints,
+)
 """Every kind of figure: a function from a comparison to the figures it has of that kind."""
 
 _TOOLTIP = (

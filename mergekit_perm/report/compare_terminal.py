@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mergekit_perm.report.compare import Column, ComparedRow, Comparison
 from mergekit_perm.report.intervals import LEVEL, Mean
+from mergekit_perm.report.matrix_terminal import show_steps
 from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.report.numbers import number
 from mergekit_perm.report.show import indented, plain_table, show
@@ -19,23 +20,61 @@ from mergekit_perm.report.summaries import Case
 
 _GAP = 2
 
+# From more runs than so many on, runs are lines.
+_MANY = 6
+
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
-    """Print `comparison`: a block of columns after the other where they do not fit side by side."""
+    """Print `comparison`, blocks of columns below one another where they do not fit side by side.
+
+    Of many runs every run is a line, and only what sums up its barriers is shown.
+    """
     marks, sign = marks_for(console.encoding), _plus_minus(console.encoding)
     _show_columns(comparison, console)
+    many = len(comparison.columns) > _MANY
     for case in dict.fromkeys(row.case for row in comparison.rows):
         title = f"{case.split} {case.metric}"
         title += "" if case.calibration == "none" else f", calibration {case.calibration}"
-        lines = _lines(comparison, case, marks, sign)
-        for places in _blocks(lines, comparison.names, console.width):
+        if many:
+            names, lines = _runs_as_lines(comparison, case, sign)
+        else:
+            names, lines = comparison.names, _lines(comparison, case, marks, sign)
+        for places in _blocks(lines, names, console.width):
             show(console)
             show(console, Text(title, style="bold"))
-            table = plain_table("", [comparison.names[place] for place in places])
+            table = plain_table("", [names[place] for place in places])
             for label, cells in lines:
                 table.add_row(Text(label), *(cells[place] for place in places))
             show(console, indented(table))
+    for matrix in comparison.matrices:
+        rows = [
+            [f"{number(mean.value, metric=matrix.case.metric)}"
+             f"{spread_words(mean, matrix.case.metric, sign)}" for mean in row]
+            for row in (matrix.naive, *matrix.barriers)
+        ]  # fmt: skip
+        aside = f"{matrix.column}: {' - '.join(matrix.networks)}"
+        show_steps(matrix.case, aside, matrix.found_at, matrix.applied_at, rows, console)
     show(console)
+
+
+def _runs_as_lines(
+    comparison: Comparison, case: Case, sign: str
+) -> tuple[tuple[str, ...], list[tuple[str, list[Text]]]]:
+    """Return what sums up the barriers of a case, and a line with its value for every run."""
+    rows = [row for row in comparison.rows if row.case == case]
+    if sum(" - " in row.label for row in rows) > 2:  # more than a single pair
+        rows = [row for row in rows if " - " not in row.label]
+    columns = [
+        [
+            Text(number(row.values[place], metric=case.metric)).append(
+                spread_words(row.means[place], case.metric, sign)
+            )
+            for row in rows
+        ]
+        for place in range(len(comparison.columns))
+    ]
+    names = tuple(row.full_label for row in rows)
+    return names, list(zip(comparison.names, columns, strict=True))
 
 
 def column_words(column: Column) -> str:

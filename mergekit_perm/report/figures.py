@@ -25,6 +25,7 @@ from mergekit_perm.report.charts import (
     named_apart,
     plot,
     shown,
+    steps_chart,
 )
 from mergekit_perm.report.model import Barrier, Report
 from mergekit_perm.report.summaries import Case, Row
@@ -33,7 +34,6 @@ from mergekit_perm.report.summaries import Case, Row
 _CURVE = 260
 _ROW = 16
 _SQUARE = 300
-_CELL = 28
 
 # From so many pairs on, curves are told apart by hovering, not by a legend.
 _MANY = 8
@@ -235,32 +235,8 @@ def _checkpoints(report: Report) -> Iterator[Figure]:
             f"{excess_words(case)} at its highest on the path of the pair: permutations found at "
             "the epoch or level of a row, applied at that of a column; the first row is without."
             f"{gaps(records)}",
-            _checkpoint_chart(records, [found for found, _ in rows], case),
+            steps_chart(records, [found for found, _ in rows], case),
         )
-
-
-def _checkpoint_chart(records: list[Record], rows: list[str], case: Case) -> alt.LayerChart:
-    columns = list(dict.fromkeys(record["applied"] for record in records))
-    known = [record for record in records if record["excess"] is not None]
-    top = max((record["excess"] for record in known), default=0.0)
-    base = plot(known).encode(
-        x=alt.X(
-            "applied:N",
-            title="applied at",
-            sort=columns,
-            axis=alt.Axis(orient="top", labelAngle=0),
-        ),
-        y=alt.Y("found:N", title="found at", sort=rows),
-        tooltip=["found:N", "applied:N", alt.Tooltip("excess:Q", format=".5")],
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("excess:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
-    )
-    text = base.mark_text(fontSize=10).encode(
-        text=alt.Text("excess:Q", format=".2~f"),
-        color=alt.condition(alt.datum.excess > top / 2, alt.value("#000"), alt.value("#fff")),
-    )
-    return layers(cells, text, width="container", height=_CELL * len(rows))
 
 
 # --------------------------------------------------------------------------------------- groups

@@ -40,11 +40,19 @@ def load(path: Path | str, *, overrides: Sequence[str] = ()) -> RunSpec:
     Raises:
         SpecError: everything wrong with the file and the overrides, each with its place.
     """
+    text, file, folder = read(path)
+    return loads(text, file=file, folder=folder, overrides=overrides)
+
+
+def read(path: Path | str) -> tuple[str, str, Path]:
+    """Return the text of file `path`, its name in messages, and where relative paths start.
+
+    ``-`` is standard input.
+    """
     if str(path) == "-":
-        text = decoded(sys.stdin.buffer.read(MAX_BYTES + 1), file="<stdin>")
-        return loads(text, file="<stdin>", overrides=overrides)
+        return decoded(sys.stdin.buffer.read(MAX_BYTES + 1), file="<stdin>"), "<stdin>", Path()
     path = Path(path)
-    return loads(file_text(path), file=str(path), folder=path.parent, overrides=overrides)
+    return file_text(path), str(path), path.parent
 
 
 def loads(

@@ -265,6 +265,21 @@ class EvaluateSpec(Section):
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
+class SweepSpec(Section):
+    """Several runs of one spec.
+
+    Attributes:
+        seeds: how many sets of seeds; the seeds of trained networks are moved on for each set.
+        over: by field, such as ``options.hidden``, the values that it has in turn; of several
+            fields all combinations.
+    """
+
+    seeds: Count = 1
+    over: dict[Text, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+
+
 class GateSpec(Section):
     """A barrier that must not be higher than `at_most`."""
 

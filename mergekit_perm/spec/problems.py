@@ -42,6 +42,7 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("evaluate", "simplex"): models.SimplexSpec,
     ("evaluate", "matrix"): models.MatrixSpec,
     ("gates", "*"): models.GateSpec,
+    ("sweep",): models.SweepSpec,
 }
 
 # What to write for a field that has no default.

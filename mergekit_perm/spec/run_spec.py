@@ -19,6 +19,7 @@ from mergekit_perm.spec.models import (
     NetworkSpec,
     PruneSpec,
     Section,
+    SweepSpec,
     TrainSpec,
 )
 from mergekit_perm.spec.paths import resolve_path
@@ -48,6 +49,7 @@ class RunSpec(Section):
     merge: tuple[MergeSpec, ...] = ()
     evaluate: EvaluateSpec | None = None
     gates: tuple[GateSpec, ...] = ()
+    sweep: SweepSpec | None = None
 
     _folder: Path = PrivateAttr(default=Path())
 

@@ -60,7 +60,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_help_names_every_command(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("run", "check", "plan", "compare", "report", "permspec"):
+    for command in ("run", "check", "plan", "sweep", "compare", "report", "permspec"):
         assert f" {command} " in out
 
 
@@ -202,6 +202,40 @@ def test_compare_for_other_programs_and_in_order(run: Run) -> None:
     rows = json.loads(run(*both, "--sort", figure, "--json")[1])
     chosen = [r for r in rows["rows"] if (r["figure"], r["alignment"]) == (figure, "aligned")]
     assert chosen[0]["values"] == sorted(chosen[0]["values"])
+
+
+def test_a_sweep_runs_all_and_compares_them(run: Run) -> None:
+    sweep = "sweep={seeds: 2, over: {align.method: [weight_matching, merge_many]}}"
+    code, out, err = run("sweep", "tiny.yaml", "--set", sweep, "--jobs", "1", "--out", "all")
+    assert (code, err) == (0, "")
+    assert "weight_matching" in out and "mean of 2 runs" in out
+    assert out.endswith("Results are in all\n")
+    assert "<h2>test loss</h2>" in Path("all/report.html").read_text(encoding="utf-8")
+    # The folder of a sweep stands for its runs.
+    names = json.loads(run("compare", "all", "--each", "--json")[1])["runs"]
+    assert names == ["weight_matching-0", "weight_matching-1", "merge_many-0", "merge_many-1"]
+    averaged = json.loads(run("compare", "all", "--json")[1])["runs"]
+    assert averaged == ["weight_matching", "merge_many"]
+    again = run("sweep", "tiny.yaml", "--set", sweep, "--out", "all", "--jobs", "1", "--json")[1]
+    assert json.loads(again)["repeats"][1] == ["merge_many-0", "merge_many-1"]
+
+
+def test_a_sweep_is_told_from_a_run(run: Run) -> None:
+    code, _, err = run("sweep", "tiny.yaml")
+    assert code == 2 and "this spec has no sweep" in err
+    code, _, err = run("run", "tiny.yaml", "--set", "sweep.seeds=2")
+    assert code == 2 and "run it with perm-merge sweep" in err
+    assert run("check", "tiny.yaml", "--set", "sweep.over={align.seed: [1]}")[0] == 0
+    code, _, err = run("check", "tiny.yaml", "--set", "sweep.over={align.sede: [1]}")
+    assert code == 2 and "unknown key 'sede'" in err
+
+
+def test_runs_of_a_sweep_that_fail_are_named(run: Run) -> None:
+    sweep = "sweep.over={train.learning_rate: [0.1, 1.0e+30]}"
+    code, out, err = run("sweep", "tiny.yaml", "--set", sweep, "--jobs", "1")
+    assert code == 3
+    assert "learning_rate-0.1" in out
+    assert err.startswith("1 of 2 runs failed:\nlearning_rate-1e-30: ")
 
 
 def test_compare_refuses_what_is_not_there(run: Run) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from scipy import stats
 
-from mergekit_perm.report import Report, compare, to_csv, to_markdown
+from mergekit_perm.report import Report, compare, render_comparison, to_csv, to_markdown
 from mergekit_perm.report.compare_figures import compared_figures
 from mergekit_perm.report.compare_html import comparison_to_html
 from mergekit_perm.report.repeats import repeated
@@ -166,3 +167,49 @@ def test_html_has_every_line_and_figure(repeats: list[Report]) -> None:
     assert "<td><strong>" in text
     for figure in compared_figures(comparison):
         assert text.count(f'id="figure-{figure.name}"') == 1
+
+
+def test_of_many_runs_every_run_is_a_line(repeats: list[Report]) -> None:
+    many = [
+        replace(report, name=f"{n}-{report.name}", provenance=replace(
+            report.provenance, repeats=f"{n}{report.provenance.repeats}"))
+        for n in range(4)
+        for report in repeats
+    ]  # fmt: skip
+    comparison = compare(many, metric="loss", split="test")
+    assert len(comparison.columns) == 8
+    stream = io.StringIO()
+    render_comparison(comparison, Console(file=stream, width=80, color_system=None))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    (first, *_) = (line for line in lines if line.split()[:1] == ["0-wm"] and "±" in line)
+    assert first.split()[1:5] == ["1.2500", "±0.6210", "0.0781", "±0.0388"]
+    text = stream.getvalue()
+    # What sums up the pairs is there, and no pair.
+    assert "worst pair, aligned" in text and "b - c" not in text
+
+
+def test_matrices_are_averaged(of_sequences: Report) -> None:
+    reports = []
+    for seed in range(3):
+        made = replace(of_sequences.provenance, repeats="x", seeds={"networks/a": seed})
+        matrices = tuple(
+            replace(m, naive=tuple(value + seed for value in m.naive))
+            for m in of_sequences.matrices
+        )
+        reports.append(replace(of_sequences, provenance=made, matrices=matrices))
+    comparison = compare(reports, metric="loss", split="test")
+    (matrix,) = comparison.matrices
+    assert [mean.value for mean in matrix.naive] == [1.0, 1.5, 2.0]
+    assert matrix.naive[0].half == pytest.approx(4.302653 / 3**0.5)
+    assert matrix.barriers[0][1].half == 0.0
+    found = comparison.to_json()["matrices"][0]
+    assert found["naive"] == [1.0, 1.5, 2.0] and found["intervals"][1] == [0.0, 0.0, 0.0]
+    stream = io.StringIO()
+    render_comparison(comparison, Console(file=stream, width=80, color_system=None))
+    assert "Loss barriers over checkpoints  sequences: a - b, test" in stream.getvalue()
+    assert "1.0000 ±2.4841" in stream.getvalue()
+    (figure,) = (f for f in compared_figures(comparison) if f.kind.startswith("Permutations"))
+    figure.chart.to_dict()
+    cells = {(cell["found"], cell["applied"]): cell for cell in records(figure)}
+    assert cells["none", "0"]["high"] == pytest.approx(1 + 2.4841, abs=1e-4)

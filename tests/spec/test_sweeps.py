@@ -1,0 +1,89 @@
+"""Sweeps: which runs they stand for, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from mergekit_perm.errors import SpecError
+from mergekit_perm.spec import Sweep, load_sweep, without_seeds
+
+TEXT = """
+format: perm-merge/run@1
+name: widths
+architecture: mlp
+options: {in_features: 64, hidden: [8], num_classes: 10}
+data: digits
+networks: {a: {train: {seed: 3}}, "b.c": {train: {seed: 5}}}
+align: {method: weight_matching, reference: joint}
+"""
+
+
+def swept(tmp_path: Path, sweep: str, *overrides: str) -> Sweep:
+    file = tmp_path / "widths.yaml"
+    file.write_text(f"{TEXT}sweep: {sweep}\n")
+    return load_sweep(file, overrides=overrides)
+
+
+def test_all_combinations_of_all_values_and_seeds(tmp_path: Path) -> None:
+    over = "{options.hidden: [[16, 16], [32]], align.method: [frank_wolfe, weight_matching]}"
+    sweep = swept(tmp_path, f"{{seeds: 2, over: {over}}}")
+    specs = [sweep.spec_of(variation) for variation in sweep.variations]
+    assert [spec.name for spec in specs] == [
+        f"hidden-{width}-{method}-{seeds}"
+        for width in ("16-16", "32")
+        for method in ("frank_wolfe", "weight_matching")
+        for seeds in (0, 1)
+    ]
+    assert specs[0].options["hidden"] == [16, 16] and specs[-1].options["hidden"] == [32]
+    assert specs[0].align is not None and specs[0].align.method == "frank_wolfe"
+    assert all(spec.sweep is None for spec in specs)
+
+
+def test_no_two_sets_share_a_seed(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, "{seeds: 3}")
+    specs = [sweep.spec_of(variation) for variation in sweep.variations]
+    seeds = [[n.train.seed for n in spec.networks.values() if n.train] for spec in specs]
+    assert seeds == [[3, 5], [6, 8], [9, 11]]
+    assert len(set(itertools.chain(*seeds))) == 6
+    assert [spec.name for spec in specs] == ["widths-0", "widths-1", "widths-2"]
+    assert len({without_seeds(spec) for spec in specs}) == 1
+
+
+def test_values_that_look_alike_have_names_of_their_own(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, "{over: {options.hidden: [[1, 6], [16], [[16]]]}}", "data=digits")
+    names = [sweep.spec_of(variation).name for variation in sweep.variations]
+    assert names == ["hidden-1-6", "hidden-16", "hidden-16-2"]
+
+
+def test_overrides_come_before_the_values_of_the_sweep(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, "{over: {align.seed: [1, 2]}}", "align.seed=7", "align.restarts=4")
+    specs = [sweep.spec_of(variation) for variation in sweep.variations]
+    assert [spec.align.options["seed"] for spec in specs if spec.align] == [1, 2]
+    assert {spec.align.options["restarts"] for spec in specs if spec.align} == {4}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("{seeds: 0}", "sweep.seeds: expected"),
+        ("{over: {align.seed: []}}", "expected at least one entry"),
+        ("{over: {align.sede: [1]}}", "unknown key 'sede'"),
+        ("{over: {align.method: [weight_matchin]}}", "did you mean 'weight_matching'?"),
+        ("{over: {'': [1]}}", "sweep"),
+    ],
+)
+def test_sweeps_that_are_refused(tmp_path: Path, sweep: str, message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        swept(tmp_path, sweep)
+    assert message in str(error.value)
+    assert "nothing was run" in str(error.value)
+
+
+def test_a_spec_without_a_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "plain.yaml"
+    file.write_text(TEXT)
+    with pytest.raises(SpecError, match="this spec has no sweep; add, for example"):
+        load_sweep(file)
