@@ -9,7 +9,6 @@ from mergekit_perm.data import fingerprints
 from mergekit_perm.data.requests import Request
 from mergekit_perm.data.splits import Data, InMemory, Split
 from mergekit_perm.data.stable_split import stable_split
-from mergekit_perm.errors import suggest
 
 _TEST = 450
 
@@ -25,19 +24,11 @@ def load(request: Request) -> Data:
     Raises:
         DataError: for an option or a split that there is not.
     """
-    from sklearn.datasets import load_digits
-
     request.check_options(["channels", "size"])
-    for name in request.splits:
-        if name not in ("train", "test"):
-            hint = suggest(name, ["train", "test"])
-            raise request.error(f"no split '{name}'{hint}; it has train, test")
-    images, labels = load_digits(return_X_y=True)
-    pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    train, test = stable_split(labels.tolist(), _TEST)
+    request.check_splits(("train", "test"))
+    pixels, classes, (train, test) = _digits()
     pixels = (pixels - pixels[train].mean()) / pixels[train].std(unbiased=False)
     pixels = _fitted(pixels, request)
-    classes = torch.tensor(labels, dtype=torch.int64)
     splits = {}
     for name, indices in (("train", train), ("test", test)):
         if name in request.splits:
@@ -50,6 +41,23 @@ def load(request: Request) -> Data:
         input_shape=tuple(pixels.shape[1:]),
         fingerprint=fingerprints.combined((s.name, s.fingerprint) for s in splits.values()),
     )
+
+
+def sources() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the digits by split, brightness from 0 to 1, and their labels: what `load` splits."""
+    pixels, classes, (train, test) = _digits()
+    parts = {"train": train, "test": test}
+    return {name: (pixels[indices], classes[indices]) for name, indices in parts.items()}
+
+
+def _digits() -> tuple[torch.Tensor, torch.Tensor, tuple[list[int], list[int]]]:
+    """Return all digits, their labels, and which are training and test examples."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    classes = torch.tensor(labels, dtype=torch.int64)
+    return pixels, classes, stable_split(labels.tolist(), _TEST)
 
 
 def _fitted(pixels: torch.Tensor, request: Request) -> torch.Tensor:

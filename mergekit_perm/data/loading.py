@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergekit_perm.data import digits, folders, functions, torchvision_sets
+from mergekit_perm.data import digits, digits_hard, folders, functions, torchvision_sets
 from mergekit_perm.data.requests import Request
 from mergekit_perm.data.splits import Data
 from mergekit_perm.errors import DataError, suggest
 from mergekit_perm.preprocessing import Preprocessing
 from mergekit_perm.python_path import is_python_path
 
+_NAMED = {"digits": digits.load, "digits_hard": digits_hard.load}
 _PREFIXED = {"torchvision": torchvision_sets.load, "folder": folders.load}
-_FORMS = "digits, torchvision:NAME, folder:PATH, package.module:function"
+_FORMS = "digits, digits_hard, torchvision:NAME, folder:PATH, package.module:function"
 
 
 def load(
@@ -28,7 +29,8 @@ def load(
     """Return a data set for classification.
 
     Args:
-        source: ``digits`` (of scikit-learn), ``torchvision:NAME`` (from `root`, never downloaded),
+        source: ``digits`` (of scikit-learn), ``digits_hard`` (made from them, see
+            `digits_hard`), ``torchvision:NAME`` (from `root`, never downloaded),
             ``folder:PATH`` (relative to `root`), or ``package.module:function``, which is called
             with `root` and the options.
         root: the folder where the data are.
@@ -52,11 +54,11 @@ def load(
     )
     if not request.splits:
         raise request.error("no split is asked for; ask for train, test or both")
-    if source == "digits":
-        return digits.load(request)
+    if source in _NAMED:
+        return _NAMED[source](request)
     if colon and name and kind in _PREFIXED:
         return _PREFIXED[kind](request)
     if is_python_path(source):
         return functions.load(request)
-    hint = suggest(kind, ["digits", *_PREFIXED])
+    hint = suggest(kind, [*_NAMED, *_PREFIXED])
     raise DataError(f"unknown data source '{source}'{hint}; a source is one of {_FORMS}")

@@ -44,6 +44,13 @@ class Request:
                     f"no option '{option}'{suggest(option, names)}; it has {', '.join(names)}"
                 )
 
+    def check_splits(self, known: Sequence[str]) -> None:
+        """Raise DataError for the first split that is not among `known`."""
+        for name in self.splits:
+            if name not in known:
+                hint = suggest(name, known)
+                raise self.error(f"no split '{name}'{hint}; it has {', '.join(known)}")
+
     def whole(self, option: str, *, least: int = 1) -> int | None:
         """Return a whole-number option, None when it is not given."""
         value = self.options.get(option)

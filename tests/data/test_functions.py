@@ -159,5 +159,5 @@ def test_unknown_sources(source: str, hint: str) -> None:
         data.load(source)
     assert str(caught.value) == (
         f"unknown data source '{source}'{hint}; a source is one of "
-        "digits, torchvision:NAME, folder:PATH, package.module:function"
+        "digits, digits_hard, torchvision:NAME, folder:PATH, package.module:function"
     )
