@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,12 +20,12 @@ from mergekit_perm.cli.live import live_progress
 from mergekit_perm.cli.permspec import permspec_app
 from mergekit_perm.cli.permute import permute
 from mergekit_perm.cli.shared import AsJson, Device, Out, Overrides, SpecArgument, spec_file
-from mergekit_perm.cli.sweep import sweep
+from mergekit_perm.cli.sweep import show_sweep, sweep
+from mergekit_perm.cli.written import write_shown
 from mergekit_perm.errors import PermMergeError, RunError
 
 if TYPE_CHECKING:
     from mergekit_perm.pipeline import Plan
-    from mergekit_perm.report.charts import Figure
     from mergekit_perm.spec import RunSpec
 
 app = typer.Typer(
@@ -169,7 +167,7 @@ def compare(
         from mergekit_perm.report.compare_html import comparison_to_html
 
         page, drawn = partial(comparison_to_html, comparison), partial(compared_figures, comparison)
-        _write_shown(html, figures, page, drawn)
+        write_shown(html, figures, page, drawn)
     elif as_json:
         typer.echo(json.dumps(comparison.to_json(), indent=2))
     elif as_csv:
@@ -187,7 +185,16 @@ def report(
     figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the report of a finished run again, or write it as HTML and pictures."""
+    """Show the report of a finished run again, or write it as HTML and pictures.
+
+    Of a sweep it shows what its runs say about its claims, and compares them.
+    """
+    from mergekit_perm.report.sweeps import load_sweep_folder
+
+    swept = load_sweep_folder(run)
+    if swept is not None:
+        show_sweep(swept, html=html, figures=figures, as_json=as_json)
+        return
     if html is None and figures is None:
         _show_report(run, as_json=as_json)
         return
@@ -198,44 +205,15 @@ def report(
     from mergekit_perm.report.html import to_html
 
     loaded = Report.load(run)
-    _write_shown(html, figures, partial(to_html, loaded), partial(figures_of, loaded))
-
-
-def _write_shown(
-    html: Path | None,
-    figures: Path | None,
-    page: Callable[[], str],
-    drawn: Callable[[], list[Figure]],
-) -> None:
-    """Write a page and figures where they are asked for, and say where they are."""
-    if html is not None:
-        from mergekit_perm.files import write_text
-
-        with _writing(html):
-            write_text(html, page())
-        typer.echo(f"{html}: open it in a browser")
-    if figures is not None:
-        from mergekit_perm.report.pictures import save_figures
-
-        with _writing(figures):
-            written = save_figures(drawn(), figures)
-        typer.echo(f"{figures}: {len(written)} files")
+    write_shown(html, figures, partial(to_html, loaded), partial(figures_of, loaded))
 
 
 def _runs(path: Path) -> list[Path]:
     """Return the runs in `path`: those of a sweep, or itself."""
-    from mergekit_perm.report.sweeps import runs_of
+    from mergekit_perm.report.sweeps import load_sweep_folder
 
-    return runs_of(path) or [path]
-
-
-@contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """Name `place` where it cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{place}: cannot be written: {error.strerror or error}") from error
+    found = load_sweep_folder(path)
+    return [path] if found is None else list(found.runs)
 
 
 def _load(text: str, overrides: list[str] | None) -> RunSpec:

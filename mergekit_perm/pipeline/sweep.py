@@ -10,12 +10,14 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergekit_perm.errors import PermMergeError, RunError
+from mergekit_perm.errors import PermMergeError, RunError, SpecError
 from mergekit_perm.pipeline.run import run
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.report import Comparison, Report, compare
-from mergekit_perm.report.sweeps import save_runs
-from mergekit_perm.spec import Sweep
+from mergekit_perm.report.claims import Claim, Finding, Height, findings
+from mergekit_perm.report.sweeps import save_sweep
+from mergekit_perm.spec import RunSpec, Sweep
+from mergekit_perm.spec.models import HeightSpec
 from mergekit_perm.spec.sweeps import Variation
 
 
@@ -25,10 +27,12 @@ class Swept:
 
     Attributes:
         comparison: of all runs that are done, those that differ by seeds averaged.
+        findings: what they say about the claims of the sweep; none where a run failed.
         failed: by the name of the run, why it failed.
     """
 
     comparison: Comparison
+    findings: list[Finding]
     failed: dict[str, str]
 
 
@@ -55,7 +59,8 @@ def run_sweep(
         RunError: every run failed, the first of them as it says.
     """
     folders = {variation: _folder(out, sweep, variation) for variation in sweep.variations}
-    save_runs(out, folders.values())
+    claims = claims_of(sweep)
+    save_sweep(out, folders.values(), claims)
     jobs = min(jobs or os.cpu_count() or 1, len(folders))
     failed: dict[str, str] = {}
     task = f"runs of {sweep.spec.name}"
@@ -70,7 +75,43 @@ def run_sweep(
         name, error = next(iter(failed.items()))
         raise RunError(f"all {len(folders)} runs failed; the first, {name}: {error}")
     reports = [Report.load(folder) for folder in folders.values() if folder.name not in failed]
-    return Swept(compare(reports), failed)
+    # What a claim is about may be among the runs that failed.
+    return Swept(compare(reports), [] if failed else findings(claims, reports), failed)
+
+
+def claims_of(sweep: Sweep) -> list[Claim]:
+    """Return the claims of a sweep, their checkpoints by name."""
+    spec = sweep.spec
+    found = []
+    for claim in spec.sweep.claims if spec.sweep else ():
+        bound = claim.at_least if claim.at_most is None else claim.at_most
+        assert bound is not None
+        found.append(
+            Claim(
+                claim.text,
+                _height(claim.value, spec),
+                claim.at_most is not None,
+                bound.times,
+                None if bound.of is None else _height(bound.of, spec),
+                bound.run,
+                claim.metric,
+                claim.split,
+                claim.calibration,
+                claim.runs,
+            )
+        )
+    return found
+
+
+def _height(height: HeightSpec, spec: RunSpec) -> Height:
+    matrix = spec.evaluate.matrix if spec.evaluate else None
+    if height.figure is not None or height.found_at is None or height.applied_at is None:
+        return Height(height.figure, height.alignment)
+    if matrix is None:
+        raise SpecError("a claim is about checkpoints, and evaluate has no matrix")
+    found = matrix.found_at if height.found_at == ("all",) else height.found_at
+    applied = matrix.applied_at if height.applied_at == ("all",) else height.applied_at
+    return Height(found_at=spec.chosen_steps(found), applied_at=spec.chosen_steps(applied))
 
 
 def _folder(out: Path, sweep: Sweep, variation: Variation) -> Path:

@@ -1,7 +1,7 @@
 """Reports: what a run found out, as data, in a terminal, and beside other runs."""
 
 from mergekit_perm.report.compare import Comparison, compare
-from mergekit_perm.report.compare_terminal import render_comparison
+from mergekit_perm.report.compare_terminal import render_comparison, render_findings
 from mergekit_perm.report.exports import to_csv, to_markdown
 from mergekit_perm.report.model import Report
 from mergekit_perm.report.terminal import render
@@ -12,6 +12,7 @@ __all__ = [
     "compare",
     "render",
     "render_comparison",
+    "render_findings",
     "to_csv",
     "to_markdown",
 ]

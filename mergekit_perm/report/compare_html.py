@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mergekit_perm.report.charts import case_words
+from mergekit_perm.report.claims import Finding
 from mergekit_perm.report.compare import ComparedRow, Comparison
 from mergekit_perm.report.compare_figures import compared_figures
-from mergekit_perm.report.compare_terminal import change_words, column_words, spread_words
+from mergekit_perm.report.compare_terminal import (
+    change_words,
+    column_words,
+    finding_words,
+    spread_words,
+)
 from mergekit_perm.report.numbers import number
 from mergekit_perm.report.page import figure_places, page, table
 
 
-def comparison_to_html(comparison: Comparison) -> str:
-    """Return the comparison as the text of an HTML file, complete with the scripts it needs."""
+def comparison_to_html(comparison: Comparison, findings: Sequence[Finding] = ()) -> str:
+    """Return the comparison as the text of an HTML file, complete with the scripts it needs.
+
+    Args:
+        comparison: of runs.
+        findings: what they say about claims.
+    """
     drawn = compared_figures(comparison)
-    body = [*_columns(comparison), *_rows(comparison), *figure_places(drawn)]
+    body = [
+        *_claims(findings), *_columns(comparison), *_rows(comparison), *figure_places(drawn)
+    ]  # fmt: skip
     return page(" / ".join(comparison.names), body, drawn)
+
+
+def _claims(findings: Sequence[Finding]) -> Iterator[str]:
+    if findings:
+        yield "<h2>Claims</h2>"
+        rows = [
+            [finding.claim.text, finding.run, finding.verdict, finding_words(finding)]
+            for finding in findings
+        ]
+        yield from table(["", "runs", "verdict", "measured"], rows)
 
 
 def _columns(comparison: Comparison) -> Iterator[str]:

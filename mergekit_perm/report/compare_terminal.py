@@ -9,12 +9,13 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from mergekit_perm.report.claims import Finding
 from mergekit_perm.report.compare import Column, ComparedRow, Comparison
 from mergekit_perm.report.intervals import LEVEL, Mean
 from mergekit_perm.report.matrix_terminal import show_steps
 from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.report.numbers import number
-from mergekit_perm.report.show import indented, plain_table, show
+from mergekit_perm.report.show import indented, plain_table, show, show_heading
 from mergekit_perm.report.sparkline import BLOCKS, marks_for, sparkline
 from mergekit_perm.report.summaries import Case
 
@@ -75,6 +76,37 @@ def _runs_as_lines(
     ]
     names = tuple(row.full_label for row in rows)
     return names, list(zip(comparison.names, columns, strict=True))
+
+
+def render_findings(findings: Sequence[Finding], console: Console) -> None:
+    """Print what runs say about claims: the verdict, the barrier and its bound."""
+    if not findings:
+        return
+    sign = _plus_minus(console.encoding)
+    show_heading(console, "Claims")
+    for finding in findings:
+        style = {"holds": "green", "fails": "bold red"}.get(finding.verdict, "yellow")
+        show(console, indented(Text.assemble(
+            (finding.verdict, style), f"  {finding.claim.text}: ", (finding.run, "bold")
+        )))  # fmt: skip
+        show(console, indented(indented(Text(finding_words(finding, sign), style="dim"))))
+
+
+def finding_words(finding: Finding, sign: str = "±") -> str:
+    """Return the barrier of a finding, and its bound, over how many runs."""
+    claim = finding.claim
+
+    def shown(of: Mean) -> str:
+        return f"{number(of.value, metric=claim.metric)}{spread_words(of, claim.metric, sign)}"
+
+    bound = number(claim.bound, metric=claim.metric)
+    if claim.of is not None:
+        where = f" of {claim.of_run}" if claim.of_run else ""
+        bound = f"{shown(finding.bound)} ({claim.bound:g} times {claim.of}{where})"
+    return (
+        f"{claim.split} {claim.metric}, {claim.value}: {shown(finding.value)}, "
+        f"{'at most' if claim.upper else 'at least'} {bound}; {finding.value.n} runs"
+    )
 
 
 def column_words(column: Column) -> str:

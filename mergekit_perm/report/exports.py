@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from mergekit_perm.report.compare import ComparedRow, Comparison
+from mergekit_perm.report.compare import ComparedMatrix, ComparedRow, Comparison
 from mergekit_perm.report.compare_terminal import column_words, spread_words
 from mergekit_perm.report.model import plain
 from mergekit_perm.report.numbers import number
@@ -47,7 +47,10 @@ def _or_empty(value: float | None) -> float | str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Return a table for every split, metric and calibration; the best of a line is bold."""
+    """Return a table for every split, metric and calibration, and for every matrix.
+
+    The best of a line is bold.
+    """
     parts = []
     if any(column.alignment or len(column.runs) > 1 for column in comparison.columns):
         lines = [column_words(column) for column in comparison.columns]
@@ -61,7 +64,26 @@ def to_markdown(comparison: Comparison) -> str:
             if row.case == case
         ]
         parts += [f"{title}\n", _table(["", *comparison.names], rows)]
+    for matrix in comparison.matrices:
+        parts += [f"{_matrix_title(matrix)}\n", _matrix(matrix)]
     return "\n".join(parts)
+
+
+def _matrix_title(matrix: ComparedMatrix) -> str:
+    case = matrix.case
+    title = f"### {matrix.column}, {' - '.join(matrix.networks)}: {case.split} {case.metric}"
+    title += "" if case.calibration == "none" else f", calibration {case.calibration}"
+    return f"{title}, found at (rows) and applied at (columns)"
+
+
+def _matrix(matrix: ComparedMatrix) -> str:
+    rows = [("no permutation", matrix.naive), *zip(matrix.found_at, matrix.barriers, strict=True)]
+    metric = matrix.case.metric
+    cells = [
+        [label, *(f"{number(m.value, metric=metric)}{spread_words(m, metric)}" for m in row)]
+        for label, row in rows
+    ]
+    return _table(["", *matrix.applied_at], cells)
 
 
 def _cell(row: ComparedRow, place: int) -> str:

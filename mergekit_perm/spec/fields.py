@@ -89,6 +89,20 @@ def _step(value: Any) -> str:
     raise expected(_STEP)
 
 
+def _found(value: Any) -> tuple[str, ...]:
+    """Return ``none``, ``all``, one step, or a list of steps, as steps."""
+    if value in ("none", "all"):
+        return (value,)
+    several = value if isinstance(value, list | tuple) else [value]
+    try:
+        steps = tuple(str(each) if each in ("none", "all") else _step(each) for each in several)
+    except PydanticCustomError:
+        raise expected("none, all, or a list of epochs and levels") from None
+    if not steps:
+        raise expected("none, all, or a list of epochs and levels")
+    return _distinct(steps)
+
+
 def _word(word: str, wanted: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if value != word:
@@ -168,6 +182,8 @@ OneOrMoreSteps = Annotated[
     | Annotated[tuple[Step, ...], AfterValidator(_several), Tag("\0list")],
     _by_kind(f"{_STEP}, or a list of them"),
 ]
+
+Found = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_found)]
 
 AlignmentMethod = Annotated[str, AfterValidator(_choice(ALIGNMENT_METHODS))]
 MergeMethod = Annotated[str, AfterValidator(_choice(MERGE_METHODS, MERGEKIT_METHODS))]

@@ -43,6 +43,12 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("evaluate", "matrix"): models.MatrixSpec,
     ("gates", "*"): models.GateSpec,
     ("sweep",): models.SweepSpec,
+    ("sweep", "claims", "*"): models.ClaimSpec,
+    ("sweep", "claims", "*", "value"): models.HeightSpec,
+    ("sweep", "claims", "*", "at_most"): models.BoundSpec,
+    ("sweep", "claims", "*", "at_most", "of"): models.HeightSpec,
+    ("sweep", "claims", "*", "at_least"): models.BoundSpec,
+    ("sweep", "claims", "*", "at_least", "of"): models.HeightSpec,
 }
 
 # What to write for a field that has no default.
@@ -52,6 +58,10 @@ EXAMPLES: Mapping[str, str] = {
     "networks": "networks: {a: {train: {seed: 0}}, b: {train: {seed: 1}}}",
     "seed": "seed: 0",
     "levels": "levels: 12",
+    "text": "text: aligned barriers are under a tenth of the naive ones",
+    "value": "value: {figure: pair}",
+    "times": "times: 0.1",
+    "of": "of: {figure: pair, alignment: naive}",
     "source": "source: digits",
     "method": "method: linear",
     "grid": "grid: 6",

@@ -11,7 +11,7 @@ import pytest
 from mergekit_perm import pipeline, train
 from mergekit_perm.errors import RunError, SpecError
 from mergekit_perm.report import Report, compare
-from mergekit_perm.report.sweeps import runs_of
+from mergekit_perm.report.sweeps import load_sweep_folder
 from mergekit_perm.spec import Sweep, load_sweep, loads
 
 Load = Callable[..., Sweep]
@@ -27,6 +27,12 @@ def load(small_text: str, tmp_path: Path) -> Load:
         return load_sweep(file, overrides=overrides)
 
     return loaded
+
+
+def runs_of(folder: Path) -> tuple[Path, ...]:
+    found = load_sweep_folder(folder)
+    assert found is not None
+    return found.runs
 
 
 def refuse(*_args: Any, **_options: Any) -> Any:
@@ -45,7 +51,6 @@ def test_runs_are_compared_with_seeds_averaged(load: Load) -> None:
     assert swept.failed == {}
     assert swept.comparison.names == ("weight_matching", "merge_many")
     folders = runs_of(Path("out"))
-    assert folders is not None
     assert [folder.name for folder in folders] == [
         "weight_matching-0", "weight_matching-1", "merge_many-0", "merge_many-1",
     ]  # fmt: skip
@@ -97,7 +102,7 @@ def test_a_matrix_is_averaged_over_seeds(load: Load) -> None:
     )  # fmt: skip
     swept = pipeline.run_sweep(sweep, out=Path("out"), jobs=1)
     (first, *_) = swept.comparison.matrices
-    own = [Report.load(folder).matrices[0] for folder in runs_of(Path("out")) or ()]
+    own = [Report.load(folder).matrices[0] for folder in runs_of(Path("out"))]
     assert (first.networks, first.found_at) == (("a", "b"), ("1", "2"))
     assert first.barriers[0][1].n == 3
     values = [matrix.barriers[0][1] for matrix in own]
@@ -113,6 +118,7 @@ def test_a_sweep_is_no_run(load: Load) -> None:
 
 
 def test_a_folder_that_is_no_sweep(tmp_path: Path) -> None:
-    assert runs_of(tmp_path) is None
-    (tmp_path / "sweep.json").write_text("[]")
-    assert runs_of(tmp_path) is None
+    assert load_sweep_folder(tmp_path) is None
+    for text in ("[]", '{"format": "another"}', "{"):
+        (tmp_path / "sweep.json").write_text(text)
+        assert load_sweep_folder(tmp_path) is None

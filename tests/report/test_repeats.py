@@ -209,6 +209,7 @@ def test_matrices_are_averaged(of_sequences: Report) -> None:
     render_comparison(comparison, Console(file=stream, width=80, color_system=None))
     assert "Loss barriers over checkpoints  sequences: a - b, test" in stream.getvalue()
     assert "1.0000 ±2.4841" in stream.getvalue()
+    assert "| no permutation | 1.0000 ±2.4841 | 1.5000 ±2.4841 |" in to_markdown(comparison)
     (figure,) = (f for f in compared_figures(comparison) if f.kind.startswith("Permutations"))
     figure.chart.to_dict()
     cells = {(cell["found"], cell["applied"]): cell for cell in records(figure)}

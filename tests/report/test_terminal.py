@@ -371,7 +371,8 @@ def test_every_number_of_a_comparison_is_whole(make_report: Make, runs: int, met
     text = shown(lambda console: render_comparison(comparison, console))
     assert "…" not in text
     highest = {"loss": " 1.0000", "error": " 50.00 %"}[metric]
-    assert text.count(highest) == 2 * 3 * runs  # splits; the pair, the simplex, the worst pair
+    lines = 3 if runs <= 6 else 2  # the simplex, the worst pair, and of few runs the pair
+    assert text.count(highest) == 2 * lines * runs  # splits
 
 
 def test_without_alignment_there_are_no_columns_for_it(make_report: Make) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mergekit_perm import pipeline
 from mergekit_perm.errors import SpecError
-from mergekit_perm.spec import Sweep, load_sweep, without_seeds
+from mergekit_perm.spec import Sweep, load_sweep, loads, resolved, without_seeds
+
+ROOT = Path(__file__).parents[2]
 
 TEXT = """
 format: perm-merge/run@1
@@ -87,3 +90,61 @@ def test_a_spec_without_a_sweep(tmp_path: Path) -> None:
     file.write_text(TEXT)
     with pytest.raises(SpecError, match="this spec has no sweep; add, for example"):
         load_sweep(file)
+
+
+CLAIM = "text: low, value: {figure: pair}"
+
+
+def test_claims_are_bounds(tmp_path: Path) -> None:
+    claims = (
+        f"[{{{CLAIM}, at_most: 0.1}}, "
+        "{text: t, value: {found_at: none, applied_at: [0, end, prune1]}, "
+        "at_least: {times: 2, of: {found_at: all, applied_at: 5}, run: x}, metric: error}]"
+    )
+    sweep = swept(tmp_path, f"{{seeds: 2, claims: {claims}}}")
+    assert sweep.spec.sweep is not None
+    first, second = sweep.spec.sweep.claims
+    assert first.at_most is not None and (first.at_most.times, first.at_most.of) == (0.1, None)
+    assert second.value.found_at == ("none",)
+    assert second.value.applied_at == ("0", "end", "prune1")
+    assert second.at_least is not None and second.at_least.of is not None
+    assert second.at_least.of.applied_at == ("5",)
+    assert loads(resolved(sweep.spec), folder=tmp_path) == sweep.spec
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        (CLAIM, "a claim has one bound: 'at_most' or 'at_least'"),
+        (f"{CLAIM}, at_most: 1, at_least: 0", "a claim has one bound"),
+        (f"{CLAIM}, at_most: little", "expected a number, or {times: ..., of: {figure: ...}}"),
+        (f"{CLAIM}, at_most: true", "expected a number, or {times"),
+        ("text: t, value: {}, at_most: 1", "a barrier is a figure, or found_at and applied_at"),
+        ("text: t, value: {found_at: 1}, at_most: 1", "found_at and applied_at go together"),
+        (
+            "text: t, value: {found_at: soon, applied_at: 1}, at_most: 1",
+            "expected none, all, or a list of epochs and levels",
+        ),
+        ("value: {figure: pair}, at_most: 1", "the field 'text' is missing"),
+    ],
+)
+def test_claims_that_are_refused(tmp_path: Path, claim: str, message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        swept(tmp_path, f"{{claims: [{{{claim}}}]}}")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "specs/claims").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_shipped_claim_is_a_sweep(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert sweep.spec.name == path.stem
+    assert sweep.spec.sweep is not None and sweep.spec.sweep.seeds >= 5
+    assert sweep.spec.sweep.claims
+    labels = {variation.label for variation in sweep.variations}
+    for claim in sweep.spec.sweep.claims:
+        bound = claim.at_most or claim.at_least
+        assert bound is not None
+        assert {*(claim.runs or ()), *([bound.run] if bound.run else [])} <= labels
+    assert pipeline.sweep.claims_of(sweep)
