@@ -16,7 +16,7 @@ import torch
 
 from mergekit_perm import pipeline
 from mergekit_perm.pipeline.sweep import Swept
-from mergekit_perm.report import Report, to_markdown
+from mergekit_perm.report import to_markdown
 from mergekit_perm.report.compare import compare
 from mergekit_perm.report.compare_terminal import finding_words
 from mergekit_perm.report.sweeps import load_sweep_folder
@@ -57,7 +57,7 @@ def page(name: str, folder: Path, swept: Swept) -> str:
     """Return the section of one sweep: its claims, and what was measured."""
     found = load_sweep_folder(folder)
     assert found is not None
-    reports = [Report.load(run) for run in found.runs]
+    reports = found.reports()
     taken = json.loads((folder / SECONDS).read_text())
     version = torch.__version__.partition("+")[0]
     rows = [

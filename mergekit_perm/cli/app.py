@@ -26,6 +26,7 @@ from mergekit_perm.errors import PermMergeError, RunError
 
 if TYPE_CHECKING:
     from mergekit_perm.pipeline import Plan
+    from mergekit_perm.report import Report
     from mergekit_perm.spec import RunSpec
 
 app = typer.Typer(
@@ -126,8 +127,15 @@ def plan(
     found = pipeline.make_plan(loaded, out=folder, device=device)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        _show_plan(found, folder)
+        return
+    _show_plan(found, folder)
+    if loaded.sweep is not None:
+        from mergekit_perm.spec import load_sweep
+
+        count = len(load_sweep(spec_file(spec), overrides=overrides or ()).variations)
+        typer.echo(
+            f"This is a sweep of {count} runs such as this one; run it with perm-merge sweep"
+        )
 
 
 @app.command()
@@ -154,13 +162,13 @@ def compare(
     """
     from rich.console import Console
 
-    from mergekit_perm.report import Report, compare, render_comparison, to_csv, to_markdown
+    from mergekit_perm.report import compare, render_comparison, to_csv, to_markdown
 
     if as_json + as_csv + as_markdown + bool(html or figures) > 1:
         raise typer.BadParameter(
             "choose one of --json, --csv and --markdown, or --html and --figures"
         )
-    loaded = [Report.load(run) for path in runs for run in _runs(path)]
+    loaded = [report for path in runs for report in _reports(path)]
     comparison = compare(loaded, metric=metric, split=split, sort=sort, each=each)
     if html or figures:
         from mergekit_perm.report.compare_figures import compared_figures
@@ -208,12 +216,13 @@ def report(
     write_shown(html, figures, partial(to_html, loaded), partial(figures_of, loaded))
 
 
-def _runs(path: Path) -> list[Path]:
-    """Return the runs in `path`: those of a sweep, or itself."""
+def _reports(path: Path) -> list[Report]:
+    """Return the report of the run in `path`, or those of a sweep."""
+    from mergekit_perm.report import Report
     from mergekit_perm.report.sweeps import load_sweep_folder
 
     found = load_sweep_folder(path)
-    return [path] if found is None else list(found.runs)
+    return [Report.load(path)] if found is None else found.reports()
 
 
 def _load(text: str, overrides: list[str] | None) -> RunSpec:

@@ -61,13 +61,15 @@ def show_sweep(
     folder: SweepFolder, *, html: Path | None, figures: Path | None, as_json: bool
 ) -> None:
     """Show what the runs in the folder of a sweep say, or write it as HTML and pictures."""
-    from mergekit_perm.report import Report, compare
+    from mergekit_perm.report import compare
     from mergekit_perm.report.claims import findings as findings_of
     from mergekit_perm.report.compare_figures import compared_figures
     from mergekit_perm.report.compare_html import comparison_to_html
 
-    reports = [Report.load(run) for run in folder.runs if run.is_dir()]
-    comparison, findings = compare(reports), findings_of(folder.claims, reports)
+    reports = folder.reports()
+    comparison, findings = compare(reports), []
+    if len(reports) == len(folder.runs):  # a claim may be about any of them
+        findings = findings_of(folder.claims, reports)
     if html or figures:
         page = partial(comparison_to_html, comparison, findings)
         write_shown(html, figures, page, partial(compared_figures, comparison))

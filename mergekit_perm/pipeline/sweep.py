@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergekit_perm.errors import PermMergeError, RunError, SpecError
+from mergekit_perm.files import write_text
 from mergekit_perm.pipeline.run import run
 from mergekit_perm.progress import Progress, silent
 from mergekit_perm.report import Comparison, Report, compare
 from mergekit_perm.report.claims import Claim, Finding, Height, findings
-from mergekit_perm.report.sweeps import save_sweep
-from mergekit_perm.spec import RunSpec, Sweep
+from mergekit_perm.report.sweeps import load_sweep_folder, save_sweep
+from mergekit_perm.spec import RunSpec, Sweep, resolved
 from mergekit_perm.spec.models import HeightSpec
 from mergekit_perm.spec.sweeps import Variation
 
@@ -56,11 +57,13 @@ def run_sweep(
         progress: told how many runs are done; of a single job also what its run tells.
 
     Raises:
-        RunError: every run failed, the first of them as it says.
+        RunError: the folder is another's; or every run failed, the first of them as it says.
     """
     folders = {variation: _folder(out, sweep, variation) for variation in sweep.variations}
     claims = claims_of(sweep)
-    save_sweep(out, folders.values(), claims)
+    _claim_folder(out, sweep.spec.name, force=force)
+    save_sweep(out, sweep.spec.name, folders.values(), claims)
+    write_text(out / "spec.yaml", resolved(sweep.spec))
     jobs = min(jobs or os.cpu_count() or 1, len(folders))
     failed: dict[str, str] = {}
     task = f"runs of {sweep.spec.name}"
@@ -77,6 +80,16 @@ def run_sweep(
     reports = [Report.load(folder) for folder in folders.values() if folder.name not in failed]
     # What a claim is about may be among the runs that failed.
     return Swept(compare(reports), [] if failed else findings(claims, reports), failed)
+
+
+def _claim_folder(out: Path, name: str, *, force: bool) -> None:
+    """Make sure that `out` is new, empty, or the folder of this sweep."""
+    known = load_sweep_folder(out)
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if force or empty or (known is not None and known.name == name):
+        return
+    what = "is no folder of a sweep" if known is None else f"belongs to the sweep '{known.name}'"
+    raise RunError(f"{out}: {what}; choose another folder with --out, or overwrite with --force")
 
 
 def claims_of(sweep: Sweep) -> list[Claim]:

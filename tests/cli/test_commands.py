@@ -220,6 +220,20 @@ def test_a_sweep_runs_all_and_compares_them(run: Run) -> None:
     assert json.loads(again)["repeats"][1] == ["merge_many-0", "merge_many-1"]
 
 
+def test_a_sweep_says_what_it_shows(run: Run) -> None:
+    claim = "{text: low, value: {figure: pair}, at_most: 100, split: test}"
+    sweep = f"sweep={{seeds: 2, claims: [{claim}]}}"
+    code, out, _ = run("sweep", "tiny.yaml", "--set", sweep, "--jobs", "1", "--out", "all")
+    assert code == 0
+    assert "holds  low: tiny" in out
+    assert "holds  low: tiny" in run("report", "all")[1]
+    assert json.loads(run("report", "all", "--json")[1])["claims"][0]["verdict"] == "holds"
+    assert run("report", "all", "--html", "all.html")[0] == 0
+    assert "<h2>Claims</h2>" in Path("all.html").read_text(encoding="utf-8")
+    plan = run("plan", "tiny.yaml", "--set", sweep)[1]
+    assert "A sweep of 2 runs such as this one" in plan
+
+
 def test_a_sweep_is_told_from_a_run(run: Run) -> None:
     code, _, err = run("sweep", "tiny.yaml")
     assert code == 2 and "this spec has no sweep" in err

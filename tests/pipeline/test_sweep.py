@@ -117,6 +117,33 @@ def test_a_sweep_is_no_run(load: Load) -> None:
     assert pipeline.run(alone).name == "small"
 
 
+def test_the_folder_of_another_is_refused(load: Load, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").touch()
+    with pytest.raises(RunError, match="is no folder of a sweep; choose another folder with --out"):
+        pipeline.run_sweep(load("{seeds: 1}"), out=out, jobs=1)
+    out = tmp_path / "mine"
+    pipeline.run_sweep(load("{seeds: 1}"), out=out, jobs=1)
+    assert loads((out / "spec.yaml").read_text()).sweep is not None
+    with pytest.raises(RunError, match="belongs to the sweep 'small'"):
+        pipeline.run_sweep(load("{seeds: 1}", "name=other"), out=out, jobs=1)
+    pipeline.run_sweep(load("{seeds: 1}", "name=other"), out=out, jobs=1, force=True)
+    found = load_sweep_folder(out)
+    assert found is not None and found.name == "other"
+
+
+def test_runs_that_are_not_done_are_left_out(load: Load) -> None:
+    pipeline.run_sweep(load("{seeds: 2}"), out=Path("out"), jobs=1)
+    found = load_sweep_folder(Path("out"))
+    assert found is not None
+    (found.runs[0] / "report.json").unlink()
+    assert [report.name for report in found.reports()] == ["small-1"]
+    (found.runs[1] / "report.json").unlink()
+    with pytest.raises(RunError, match="the sweep 'small' has no run that is done"):
+        found.reports()
+
+
 def test_a_folder_that_is_no_sweep(tmp_path: Path) -> None:
     assert load_sweep_folder(tmp_path) is None
     for text in ("[]", '{"format": "another"}', "{"):
