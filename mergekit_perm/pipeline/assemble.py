@@ -15,6 +15,7 @@ import torch
 from mergekit_perm import __version__, evaluate
 from mergekit_perm.evaluate import Barrier, Metrics
 from mergekit_perm.files import file_sha256
+from mergekit_perm.pipeline.composition import compositions
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations
 from mergekit_perm.pipeline.keys import Weights, found_at
@@ -40,6 +41,7 @@ def report(inputs: Inputs, results: Results, folder: RunFolder) -> Report:
             "barriers": [asdict(barrier) for barrier in barriers],
             "matrices": matrices(inputs, results),
             "checkpoints": checkpoints(inputs, results),
+            "compositions": compositions(inputs, results),
             "merged": _merged(inputs, results, folder),
             "gates": _gates(inputs, barriers),
             "provenance": _provenance(inputs, results, folder),

@@ -64,6 +64,18 @@ def permutations_key(inputs: Inputs, steps: Sequence[str]) -> str:
     return digest(VERSION, _ALIGNMENT, "aligned", *parts, looked_at(inputs))
 
 
+def matching_key(inputs: Inputs, one: str, other: str) -> str:
+    """Return the key of the permutations that match network `one` to network `other`."""
+    found, settings = inputs.permutations, inputs.spec.align
+    if found is None or settings is None:
+        raise ValueError("nothing is aligned")
+    left_out = {"permutations", "at", "apply_to", "reference"}
+    options = settings.model_dump(mode="json", exclude=left_out)
+    pair = [network_key(inputs, name) for name in (one, other)]
+    parts = [pair, found.spec.sha256, options, looked_at(inputs)]
+    return digest(VERSION, _ALIGNMENT, "matched", *parts)
+
+
 def found_at(inputs: Inputs) -> tuple[str, ...]:
     """Return the checkpoints at which the run finds its permutations; none is the end."""
     settings = inputs.spec.align

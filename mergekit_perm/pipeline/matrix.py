@@ -160,7 +160,8 @@ def _points(inputs: Inputs, settings: MatrixSpec) -> list[Weights]:
 def _align_at(step: str, shop: Workshop) -> Result:
     """Find permutations at `step` of all sequences, and write them."""
     found = find_permutations([step], shop)
-    keep_permutations(found, lambda name: permutation_file(f"{name}@{step}"), shop)
+    names = shop.inputs.spec.networks
+    keep_permutations(names, found, lambda name: permutation_file(f"{name}@{step}"), shop)
     return {"cut_off": found.cut_off}
 
 

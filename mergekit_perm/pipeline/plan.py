@@ -12,7 +12,8 @@ from typing import Any
 from mergekit_perm import evaluate
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.derive import is_proven
-from mergekit_perm.pipeline import stages
+from mergekit_perm.pipeline import composition, matrix, stages
+from mergekit_perm.pipeline.composition import composition_stages
 from mergekit_perm.pipeline.folder import RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations, digest, gather
 from mergekit_perm.pipeline.keys import (
@@ -25,7 +26,7 @@ from mergekit_perm.pipeline.keys import (
     network_key,
     networks_key,
 )
-from mergekit_perm.pipeline.matrix import count_points, matrix_stages
+from mergekit_perm.pipeline.matrix import matrix_stages
 from mergekit_perm.pipeline.memory import peak_memory
 from mergekit_perm.pipeline.stage import Stage
 from mergekit_perm.pipeline.workshop import (
@@ -89,7 +90,8 @@ def make_plan(spec: RunSpec, *, out: str | Path | None = None, device: str | Non
     inputs = gather(spec, device=device)
     folder = RunFolder(default_folder(spec) if out is None else Path(out))
     steps = tuple(Step(stage, _status(stage, inputs, folder)) for stage in list_stages(inputs))
-    points = len(list(_all_points(inputs))) + _searched(inputs) + count_points(inputs)
+    points = len(list(_all_points(inputs))) + _searched(inputs)
+    points += matrix.count_points(inputs) + composition.count_points(inputs)
     return Plan(steps, peak_memory(inputs), points)
 
 
@@ -118,6 +120,7 @@ def list_stages(inputs: Inputs) -> list[Stage]:
         *_merge_stages(inputs),
         *_evaluation_stages(inputs),
         *matrix_stages(inputs),
+        *composition_stages(inputs),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -192,7 +192,7 @@ def align_networks(steps: Sequence[str], shop: Workshop) -> Result:
     if steps:
         found = align.moved_along(found, shop.family("naive"), _permutation_spec(shop))
     assert isinstance(found, align.Family)
-    alignments = keep_permutations(found, permutation_file, shop)
+    alignments = keep_permutations(found.permutations, found, permutation_file, shop)
     for name, alignment in alignments.items():
         shop.keep(aligned_file(name), found.states[name], **applied(alignment))
         if spec.align is not None and spec.align.apply_to == "sequence":
@@ -232,37 +232,57 @@ def find_permutations(steps: Sequence[str], shop: Workshop) -> align.Family | al
     settings = shop.inputs.spec.align
     if settings is None:
         raise RunError("the spec has no `align` section")
-    device, progress = str(shop.inputs.device), shop.progress
     if len(steps) > 1:
         checkpoints_of = [shop.checkpoints_of(step) for step in steps]
         sequences = {name: [each[name] for each in checkpoints_of] for name in checkpoints_of[0]}
         return align.align_sequences(
-            sequences, _permutation_spec(shop), reference=settings.reference, device=device,
-            progress=progress, **settings.options,
-        )  # fmt: skip
+            sequences,
+            _permutation_spec(shop),
+            reference=settings.reference,
+            device=str(shop.inputs.device),
+            progress=shop.progress,
+            **settings.options,
+        )
+    networks = shop.checkpoints_of(steps[0]) if steps else shop.family("naive")
+    return _align(networks, settings.reference, shop)
+
+
+def match_pair(one: str, other: str, shop: Workshop) -> align.Family:
+    """Return the alignment of network `one` to network `other`, of these two alone."""
+    pair = {name: shop.read(network_file(name)) for name in (other, one)}
+    return _align(pair, other, shop)
+
+
+def _align(states: Mapping[str, State], reference: str, shop: Workshop) -> align.Family:
+    settings = shop.inputs.spec.align
+    if settings is None:
+        raise RunError("the spec has no `align` section")
     data = shop.inputs.data if shop.inputs.spec.looks_at != "weights" else None
     return align.align(
-        shop.checkpoints_of(steps[0]) if steps else shop.family("naive"),
+        states,
         _permutation_spec(shop),
-        reference=settings.reference,
+        reference=reference,
         method=settings.method,
         model=None if data is None else shop.module(),
         data=data,
-        device=device,
-        progress=progress,
+        device=str(shop.inputs.device),
+        progress=shop.progress,
         **settings.options,
     )
 
 
 def keep_permutations(
-    found: align.Family | align.Sequences, file: Callable[[str], str], shop: Workshop
+    names: Iterable[str],
+    found: align.Family | align.Sequences,
+    file: Callable[[str], str],
+    shop: Workshop,
 ) -> dict[str, Alignment]:
-    """Write the permutations of every network to `file` of its name, and return them."""
+    """Write the permutations of networks `names` to `file` of each name, and return them."""
     spec = _permutation_spec(shop)
     spec = replace(spec, architecture=shop.inputs.architecture, options=shop.inputs.options)
     alignments = {
-        name: Alignment(permutations, spec, name, reference=found.reference)
-        for name, permutations in found.permutations.items()
+        name: Alignment(found.permutations[name], spec, name, reference=found.reference)
+        for name in names
     }
     for name, alignment in alignments.items():
         alignment.save(shop.folder.path / file(name))

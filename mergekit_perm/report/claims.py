@@ -181,6 +181,7 @@ def _measured(claim: Claim, height: Height, report: Report) -> float:
         barrier = getattr(row, height.alignment)
         lines[row.label] = None if barrier is None else barrier.barrier
     lines |= {each.label: getattr(each, height.alignment) for each in summaries.figures(rows)}
+    lines |= summaries.composed(report, case)
     pairs = (getattr(row, height.alignment) for row in rows if row.kind == "pair")
     lines["pair"] = summaries.worst(pairs)
     simplexes = (getattr(row, height.alignment) for row in rows if row.kind == "simplex")

@@ -43,7 +43,8 @@ class ComparedRow:
     """One figure in every column; None where a column does not have it.
 
     Attributes:
-        alignment: ``naive`` or ``aligned``; None for a merged network, whose value is no barrier.
+        alignment: ``naive`` or ``aligned``; None for a merged network, whose value is no barrier,
+            and for paths of networks matched in pairs.
         means: over the runs of a column.
         differences: of the means to that of the first column; None for that one, and where one is
             infinite or missing.
@@ -291,6 +292,9 @@ def _values_of(report: Report) -> Iterator[tuple[Case, str, str | None, float]]:
             for alignment, value in (("naive", figure.naive), ("aligned", figure.aligned)):
                 if value is not None:
                     yield case, figure.label, alignment, value
+    for case in dict.fromkeys(Case(c.split, c.metric, c.calibration) for c in report.compositions):
+        for label, value in summaries.composed(report, case).items():
+            yield case, label, None, value
     for name, merged in report.merged.items():
         for calibration, by_split in merged.calibration.items():
             for split, metrics in by_split.items():

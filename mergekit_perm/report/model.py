@@ -171,6 +171,32 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Composition:
+    """The barrier between the ends of a path of networks, each matched to the next.
+
+    Attributes:
+        networks: along the path; of a cycle the last is the first.
+        barrier: between the first, permuted by the composed permutation, and the last.
+        aligned: between the ends as the run itself aligned them; None for a cycle.
+        fixed: of a cycle the share of units that come back to their place; None for a path.
+    """
+
+    networks: tuple[str, ...]
+    calibration: str
+    split: str
+    metric: Literal["loss", "error"]
+    barrier: float
+    aligned: float | None
+    fixed: float | None
+
+    @property
+    def label(self) -> str:
+        """What it is one of: ``path of 2`` matchings, or ``cycle of 3`` networks."""
+        kind = "cycle" if self.networks[0] == self.networks[-1] else "path"
+        return f"{kind} of {len(self.networks) - 1}"
+
+
+@dataclass(frozen=True, slots=True)
 class Merged:
     """A merged network: its file in the run's folder, and its metrics by calibration and split."""
 
@@ -227,6 +253,7 @@ class Report:
     notes: tuple[str, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     checkpoints: Mapping[str, Mapping[str, Checkpoint]] = field(default_factory=dict)
+    compositions: tuple[Composition, ...] = ()
     format: str = FORMAT
 
     def to_json(self) -> dict[str, Any]:

@@ -92,6 +92,21 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     return found
 
 
+def composed(report: Report, case: Case) -> dict[str, float]:
+    """Return the mean barrier of every kind of path and cycle of one case, by label.
+
+    ``path of 2`` is of composed permutations, ``ends of path of 2`` of the run's own alignment of
+    the same ends.
+    """
+    found: dict[str, list[float]] = {}
+    for each in report.compositions:
+        if Case(each.split, each.metric, each.calibration) == case:
+            found.setdefault(each.label, []).append(each.barrier)
+            if each.aligned is not None:
+                found.setdefault(f"ends of {each.label}", []).append(each.aligned)
+    return {label: math.fsum(values) / len(values) for label, values in found.items()}
+
+
 def worst_pair(rows: Iterable[Row], alignment: str) -> Barrier | None:
     """Return the highest barrier of a pair, or None when there is none."""
     pairs = [getattr(row, alignment) for row in rows if row.kind == "pair"]

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mergekit_perm.report import summaries
+from mergekit_perm.report.composition_terminal import show_compositions
 from mergekit_perm.report.matrix_terminal import show_checkpoints, show_matrix, step_words
 from mergekit_perm.report.model import Alignment, Barrier, Change, Gate, Metrics, Report
 from mergekit_perm.report.numbers import exact, number
@@ -43,6 +44,7 @@ def render(report: Report, console: Console) -> None:
         (case.metric, case.calibration) for case in summaries.cases(report)
     ):
         _barriers(report, metric, calibration, console)
+    show_compositions(report, console)
     show_checkpoints(report, console)
     for matrix in report.matrices:
         show_matrix(matrix, console)

@@ -17,6 +17,7 @@ from pydantic import Discriminator, Field, Tag
 from mergekit_perm.errors import suggest
 from mergekit_perm.spec.fields import (
     AlignmentMethod,
+    AtLeastTwo,
     Count,
     NonNegative,
     OneOrMoreSteps,
@@ -32,7 +33,6 @@ JOINT = "joint"
 Looks = Literal["weights", "inputs", "labels"]
 
 Positive = Annotated[float, Field(gt=0)]
-AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class AlignSpec(Section):

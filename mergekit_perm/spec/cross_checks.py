@@ -192,6 +192,22 @@ def _evaluate(parts: Parts) -> Iterator[Problem]:
             yield Problem(("evaluate", "pairs"), message, "write pairs: all, or name a reference")
 
 
+def _composition(parts: Parts) -> Iterator[Problem]:
+    settings = parts.evaluate.composition if parts.evaluate else None
+    if settings is None:
+        return
+    path: Keys = ("evaluate", "composition")
+    if "align" not in parts.given:
+        message = "networks are matched in pairs as in 'align', and the spec has none"
+        yield Problem(path, message, "add align: {}", key=True)
+    count = len(parts.names)
+    for field, needed in (("lengths", 1), ("cycles", 0)):
+        for place, length in enumerate(getattr(settings, field) or ()):
+            if length + needed > count:
+                message = f"this takes {length + needed} networks, and the spec has {count}"
+                yield Problem((*path, field, place), message)
+
+
 def _broken(parts: Parts, section: str) -> bool:
     return section in parts.given and getattr(parts, section) is None
 
@@ -246,6 +262,7 @@ _CHECKS = (
     _merge,
     _pairs,
     _evaluate,
+    _composition,
     _gates,
     sequence_problems,
     pruning_problems,

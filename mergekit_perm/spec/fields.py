@@ -68,7 +68,8 @@ def _name(text: str) -> str:
     return text
 
 
-def _distinct(items: tuple[_Item, ...]) -> tuple[_Item, ...]:
+def distinct(items: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    """Return `items`, of which no two may be the same."""
     for item in items:
         if items.count(item) > 1:
             raise refused(f"'{item}' is listed twice", hint="remove one of the two")
@@ -100,7 +101,7 @@ def _found(value: Any) -> tuple[str, ...]:
         raise expected("none, all, or a list of epochs and levels") from None
     if not steps:
         raise expected("none, all, or a list of epochs and levels")
-    return _distinct(steps)
+    return distinct(steps)
 
 
 def _word(word: str, wanted: str) -> Callable[[Any], Any]:
@@ -115,7 +116,7 @@ def _word(word: str, wanted: str) -> Callable[[Any], Any]:
 def _several(steps: tuple[_Item, ...]) -> tuple[_Item, ...]:
     if len(steps) < 2:
         raise refused("a list is for two epochs or more", hint="write one epoch without brackets")
-    return _distinct(steps)
+    return distinct(steps)
 
 
 def _choice(known: Sequence[str], elsewhere: Sequence[str] = ()) -> Callable[[str], str]:
@@ -136,8 +137,9 @@ def _device(text: str) -> str:
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, AfterValidator(_name)]
-Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
+Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(distinct)]
 Count = Annotated[int, Field(ge=1)]
+AtLeastTwo = Annotated[int, Field(ge=2)]
 Size = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -169,11 +171,11 @@ Pairs = Annotated[
 # One checkpoint of a sequence, as text.
 _STEP = "an epoch, end, or a level such as prune3"
 Step = Annotated[str, BeforeValidator(_step)]
-Epochs = Annotated[tuple[Size, ...], AfterValidator(_distinct)]
+Epochs = Annotated[tuple[Size, ...], AfterValidator(distinct)]
 _STEPS = "all, or a list of epochs and levels"
 Steps = Annotated[
     Annotated[Literal["all"], BeforeValidator(_word("all", _STEPS)), Tag("\0text")]
-    | Annotated[tuple[Step, ...], Field(min_length=1), AfterValidator(_distinct), Tag("\0list")],
+    | Annotated[tuple[Step, ...], Field(min_length=1), AfterValidator(distinct), Tag("\0list")],
     _by_kind(_STEPS),
 ]
 OneOrMoreSteps = Annotated[
@@ -189,4 +191,4 @@ AlignmentMethod = Annotated[str, AfterValidator(_choice(ALIGNMENT_METHODS))]
 MergeMethod = Annotated[str, AfterValidator(_choice(MERGE_METHODS, MERGEKIT_METHODS))]
 Device = Annotated[str, AfterValidator(_device)]
 Calibration = Literal["none", "batch_norm"]
-Calibrations = Annotated[tuple[Calibration, ...], Field(min_length=1), AfterValidator(_distinct)]
+Calibrations = Annotated[tuple[Calibration, ...], Field(min_length=1), AfterValidator(distinct)]

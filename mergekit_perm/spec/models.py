@@ -9,9 +9,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 from mergekit_perm.spec.fields import (
+    AtLeastTwo,
     BatchSize,
     Calibration,
     Calibrations,
@@ -31,6 +40,7 @@ from mergekit_perm.spec.fields import (
     Steps,
     Text,
     Weight,
+    distinct,
     expected,
     refused,
 )
@@ -235,7 +245,26 @@ class MatrixSpec(Section):
 
     found_at: Steps = "all"
     applied_at: Steps = "all"
-    points: Annotated[int, Field(ge=2)] = 11
+    points: AtLeastTwo = 11
+
+
+class CompositionSpec(Section):
+    """Barriers of permutations composed along paths and cycles of networks matched in pairs.
+
+    Attributes:
+        lengths: of paths, in matchings: a path of length 2 goes from a by b to c. None is 1 to 3,
+            as far as there are networks.
+        cycles: of how many networks; None is 3, where there are as many.
+        paths: of each length, and cycles of each, at most; random ones where there are more.
+        seed: of these.
+        points: on the line between the ends, both ends included.
+    """
+
+    lengths: Annotated[tuple[Count, ...], AfterValidator(distinct)] | None = None
+    cycles: Annotated[tuple[AtLeastTwo, ...], AfterValidator(distinct)] | None = None
+    paths: Count = 20
+    seed: Seed = 0
+    points: AtLeastTwo = 11
 
 
 class EvaluateSpec(Section):
@@ -248,6 +277,7 @@ class EvaluateSpec(Section):
             (``far_edges``), or a list; `RunSpec.pairs` resolves it.
         simplex: the grid over all networks at once, or None.
         matrix: over the checkpoints of sequences, or None.
+        composition: along paths of networks, or None.
         calibration: what is re-estimated after mixing; each choice is measured.
         device: auto, cpu, mps, cuda, cuda:N, or several as in cuda:0,cuda:1: points are spread
             over them.
@@ -256,10 +286,11 @@ class EvaluateSpec(Section):
     """
 
     splits: Names = ("train", "test")
-    points: Annotated[int, Field(ge=2)] = 25
+    points: AtLeastTwo = 25
     pairs: Pairs = "all"
     simplex: SimplexSpec | None = None
     matrix: MatrixSpec | None = None
+    composition: CompositionSpec | None = None
     calibration: Calibrations = ("none",)
     device: Device = "auto"
     batch_size: BatchSize = "auto"

@@ -51,6 +51,7 @@ class TestDefaults:
             "pairs": "all",
             "simplex": None,
             "matrix": None,
+            "composition": None,
             "calibration": ("none",),
             "device": "auto",
             "batch_size": "auto",
