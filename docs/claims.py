@@ -17,7 +17,7 @@ import torch
 from mergekit_perm import pipeline
 from mergekit_perm.pipeline.sweep import Swept
 from mergekit_perm.report import to_markdown
-from mergekit_perm.report.compare import compare
+from mergekit_perm.report.compare import compare_groups
 from mergekit_perm.report.compare_terminal import finding_words
 from mergekit_perm.report.sweeps import load_sweep_folder
 from mergekit_perm.spec import load_sweep
@@ -31,13 +31,16 @@ def main() -> None:
     """Run the sweeps that are named, or all, and write the page of all that have been run."""
     known = {path.stem: path for path in sorted(CLAIMS.glob("*.yaml"))}
     for name in sys.argv[1:] or known:
-        began = time.perf_counter()
         folder = OUT / name
-        fresh = load_sweep_folder(folder) is None
+        before = load_sweep_folder(folder)
+        complete = before is not None and before.is_done()
+        began = time.perf_counter()
         swept = pipeline.run_sweep(load_sweep(known[name]), out=folder)
-        if fresh:
-            seconds = {"seconds": time.perf_counter() - began, "cores": os.cpu_count()}
-            (folder / SECONDS).write_text(json.dumps(seconds))
+        file = folder / SECONDS
+        if not (complete and file.is_file()):  # all attempts together
+            earlier = json.loads(file.read_text())["seconds"] if file.is_file() else 0.0
+            seconds = earlier + time.perf_counter() - began
+            file.write_text(json.dumps({"seconds": seconds, "cores": os.cpu_count()}))
         (folder / "findings.md").write_text(page(name, folder, swept), encoding="utf-8")
     parts = [
         "# The claims, measured\n",
@@ -57,7 +60,7 @@ def page(name: str, folder: Path, swept: Swept) -> str:
     """Return the section of one sweep: its claims, and what was measured."""
     found = load_sweep_folder(folder)
     assert found is not None
-    reports = found.reports()
+    groups = found.done()
     taken = json.loads((folder / SECONDS).read_text())
     version = torch.__version__.partition("+")[0]
     rows = [
@@ -66,12 +69,13 @@ def page(name: str, folder: Path, swept: Swept) -> str:
         for finding in swept.findings
     ]
     tables = [
-        to_markdown(compare(reports, split="train", metric=metric)) for metric in ("error", "loss")
+        to_markdown(compare_groups(groups, split="train", metric=metric))
+        for metric in ("error", "loss")
     ]
     return "\n".join([
         f"## {name}\n",
-        f"`perm-merge sweep {name}`: {len(reports)} runs, {taken['seconds'] / 60:.1f} minutes on "
-        f"{taken['cores']} cores ({platform.machine()}, torch {version}).\n",
+        f"`perm-merge sweep {name}`: {len(found.runs)} runs, {taken['seconds'] / 60:.1f} minutes "
+        f"on {taken['cores']} cores ({platform.machine()}, torch {version}).\n",
         "| claim | runs | verdict | measured |\n| --- | --- | --- | --- |",
         *rows,
         "",

@@ -26,7 +26,7 @@ from mergekit_perm.errors import PermMergeError, RunError
 
 if TYPE_CHECKING:
     from mergekit_perm.pipeline import Plan
-    from mergekit_perm.report import Report
+    from mergekit_perm.report.repeats import Repeats
     from mergekit_perm.spec import RunSpec
 
 app = typer.Typer(
@@ -120,7 +120,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what would run, what is done or cached, which files, and the memory it needs."""
-    loaded = _load(spec, overrides)
+    loaded, count = _load_all(spec, overrides)
     from mergekit_perm import pipeline
 
     folder = out or pipeline.default_folder(loaded)
@@ -130,12 +130,7 @@ def plan(
         return
     _show_plan(found, folder)
     if loaded.sweep is not None:
-        from mergekit_perm.spec import load_sweep
-
-        count = len(load_sweep(spec_file(spec), overrides=overrides or ()).variations)
-        typer.echo(
-            f"This is a sweep of {count} runs such as this one; run it with perm-merge sweep"
-        )
+        typer.echo(f"A sweep of {count} runs such as this one: run it with perm-merge sweep")
 
 
 @app.command()
@@ -162,14 +157,14 @@ def compare(
     """
     from rich.console import Console
 
-    from mergekit_perm.report import compare, render_comparison, to_csv, to_markdown
+    from mergekit_perm.report import render_comparison, to_csv, to_markdown
+    from mergekit_perm.report.compare import compare_groups
 
     if as_json + as_csv + as_markdown + bool(html or figures) > 1:
         raise typer.BadParameter(
             "choose one of --json, --csv and --markdown, or --html and --figures"
         )
-    loaded = [report for path in runs for report in _reports(path)]
-    comparison = compare(loaded, metric=metric, split=split, sort=sort, each=each)
+    comparison = compare_groups(_groups(runs, each=each), metric=metric, split=split, sort=sort)
     if html or figures:
         from mergekit_perm.report.compare_figures import compared_figures
         from mergekit_perm.report.compare_html import comparison_to_html
@@ -216,23 +211,42 @@ def report(
     write_shown(html, figures, partial(to_html, loaded), partial(figures_of, loaded))
 
 
-def _reports(path: Path) -> list[Report]:
-    """Return the report of the run in `path`, or those of a sweep."""
+def _groups(paths: list[Path], *, each: bool) -> list[Repeats]:
+    """Return the runs in `paths`, those that repeat one another together; of a sweep all it has."""
     from mergekit_perm.report import Report
+    from mergekit_perm.report.repeats import each_alone, renamed, repeated
     from mergekit_perm.report.sweeps import load_sweep_folder
 
-    found = load_sweep_folder(path)
-    return [Report.load(path)] if found is None else found.reports()
+    alone: list[Report] = []
+    groups: list[Repeats] = []
+    for path in paths:
+        swept = load_sweep_folder(path)
+        if swept is None:
+            alone.append(Report.load(path))
+        else:
+            groups += swept.done()
+    if each:
+        return each_alone([*alone, *(report for group in groups for report in group.reports)])
+    return renamed([*repeated(alone), *groups])
 
 
 def _load(text: str, overrides: list[str] | None) -> RunSpec:
     """Load the run spec that `text` names: a file, stdin, or one that is shipped."""
-    from mergekit_perm import spec
+    return _load_all(text, overrides)[0]
 
-    loaded = spec.load(spec_file(text), overrides=overrides or ())
-    if loaded.sweep is not None:
-        spec.load_sweep(spec_file(text), overrides=overrides or ())
-    return loaded
+
+def _load_all(text: str, overrides: list[str] | None) -> tuple[RunSpec, int]:
+    """Load a run spec, and return how many runs it stands for: that of a sweep several."""
+    from mergekit_perm import spec
+    from mergekit_perm.spec.load import read
+
+    content, file, folder = read(spec_file(text))
+    given = overrides or ()
+    loaded = spec.loads(content, file=file, folder=folder, overrides=given)
+    if loaded.sweep is None:
+        return loaded, 1
+    swept = spec.loads_sweep(content, file=file, folder=folder, overrides=given)
+    return loaded, len(swept.variations)
 
 
 def _show_report(run: Path, *, as_json: bool) -> None:

@@ -61,15 +61,17 @@ def show_sweep(
     folder: SweepFolder, *, html: Path | None, figures: Path | None, as_json: bool
 ) -> None:
     """Show what the runs in the folder of a sweep say, or write it as HTML and pictures."""
-    from mergekit_perm.report import compare
     from mergekit_perm.report.claims import findings as findings_of
+    from mergekit_perm.report.compare import compare_groups
     from mergekit_perm.report.compare_figures import compared_figures
     from mergekit_perm.report.compare_html import comparison_to_html
 
-    reports = folder.reports()
-    comparison, findings = compare(reports), []
-    if len(reports) == len(folder.runs):  # a claim may be about any of them
-        findings = findings_of(folder.claims, reports)
+    groups = folder.done()
+    comparison = compare_groups(groups)
+    # A claim may be about any run.
+    findings = findings_of(folder.claims, groups) if folder.is_done() else []
+    if not folder.is_done():
+        typer.echo("Some runs are not done, so nothing is said about claims.", err=True)
     if html or figures:
         page = partial(comparison_to_html, comparison, findings)
         write_shown(html, figures, page, partial(compared_figures, comparison))

@@ -19,6 +19,7 @@ from mergekit_perm.errors import RunError, SpecError
 from mergekit_perm.files import file_sha256, write_text
 
 SPEC = "spec.yaml"
+SWEEP = "sweep.json"
 _RECORDS = ".stages"
 
 
@@ -38,6 +39,10 @@ class RunFolder:
             raise RunError(f"{self.path}: is a file; choose another folder with --out")
         if force or not self.path.is_dir() or not any(self.path.iterdir()):
             return
+        if (self.path / SWEEP).is_file():
+            raise RunError(
+                f"{self.path}: is the folder of a sweep; choose another folder with --out"
+            )
         owner = self._owner()
         if owner is None:
             raise RunError(
@@ -71,9 +76,20 @@ class RunFolder:
     def finish(self, stage: str, key: str, result: dict[str, Any], files: Iterable[str]) -> None:
         """Record that `stage` is finished; `files` are relative to the folder."""
         hashes = {name: file_sha256(self.path / name) for name in files}
+        self._remove_what_was_left(stage, hashes)
         record = {"stage": stage, "key": key, "result": result, "files": hashes}
         write_text(self._record_path(stage), json.dumps(record, indent=1))
         self.forget_points(stage)
+
+    def _remove_what_was_left(self, stage: str, kept: Collection[str]) -> None:
+        """Delete what `stage` wrote before and does not any more, unless it is another stage's."""
+        before = self._record(stage)
+        stale = set() if before is None else before["files"].keys() - kept
+        if stale:
+            records = map(self._read, (self.path / _RECORDS).glob("*.json"))
+            stale -= {f for r in records if r and r["stage"] != stage for f in r["files"]}
+        for name in stale:
+            (self.path / name).unlink(missing_ok=True)
 
     def forget_points(self, stage: str) -> None:
         """Delete the points that `stage` had measured when it was cut off."""

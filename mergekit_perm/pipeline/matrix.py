@@ -99,6 +99,7 @@ def matrices(inputs: Inputs, results: Mapping[str, Mapping[str, Any]]) -> list[d
             found.append({
                 "networks": path.networks, "calibration": calibration, "split": split,
                 "metric": metric, "found_at": rows, "applied_at": columns,
+                "end": end_of(inputs.spec.steps),
                 "naive": [heights[None, applied] for applied in columns],
                 "barriers": [[heights[row, applied] for applied in columns] for row in rows],
             })  # fmt: skip

@@ -103,7 +103,8 @@ def default_folder(spec: RunSpec) -> Path:
 def _status(stage: Stage, inputs: Inputs, folder: RunFolder) -> str:
     if folder.result(stage.name, stage.key) is not None:
         return "done"
-    if (cache_folder("networks") / f"{stage.key}.safetensors").is_file():
+    cached = cache_folder("networks")
+    if stage.networks and all((cached / f"{k}.safetensors").is_file() for k in stage.networks):
         return "cached"
     found = inputs.permutations
     if stage.name == "permutations" and found is not None:
@@ -155,6 +156,7 @@ def _training_stages(inputs: Inputs, name: str) -> Iterator[Stage]:
         digest(*keys.values()) if early else keys[epochs[-1]],
         (*early, network_file(name)),
         partial(stages.train_network, name, keys),
+        tuple(keys.values()),
     )
     if pruning is None:
         return
@@ -168,6 +170,7 @@ def _training_stages(inputs: Inputs, name: str) -> Iterator[Stage]:
         digest(*pruned.values()),
         tuple(files),
         partial(stages.prune_network, name, pruned),
+        tuple(pruned.values()),
     )
 
 

@@ -55,7 +55,7 @@ def run(
     if loaded.sweep is not None:
         raise SpecError(
             f"'{loaded.name}' is a sweep of several runs: run it with perm-merge sweep, or one of "
-            "it with --set sweep=null"
+            "it with --set sweep=null and an --out of its own"
         )
     folder = RunFolder(Path(out) if out is not None else default_folder(loaded))
     folder.claim(loaded.name, force=force)

@@ -18,6 +18,7 @@ class Stage:
         key: the content key; equal keys give equal results.
         files: what it writes, relative to the run's folder.
         work: does it.
+        networks: the keys of the networks that it trains: it is quick where all are cached.
     """
 
     name: str
@@ -25,3 +26,4 @@ class Stage:
     key: str
     files: tuple[str, ...]
     work: Callable[[Workshop], Result]
+    networks: tuple[str, ...] = ()

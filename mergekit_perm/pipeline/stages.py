@@ -49,14 +49,13 @@ def train_network(name: str, keys: Mapping[int, str], shop: Workshop) -> Result:
         raise RunError(f"network '{name}' cannot be trained: it has no data")
     end = max(keys)
     files = {epoch: network_file(name if epoch == end else f"{name}@{epoch}") for epoch in keys}
-    known = {epoch: _from_cache(key, shop) for epoch, key in keys.items()}
-    if all(state is not None for state in known.values()):
-        for epoch, state in known.items():
-            shop.write(files[epoch], state or {}, content=keys[epoch])
+    if all(_keep_cached(files[epoch], key, shop) for epoch, key in keys.items()):
         return {"origin": "trained", "seed": settings.seed, "cached": True}
 
     def keep(epoch: int, state: State) -> None:
-        _keep(files[epoch], state, keys[epoch], shop)
+        # What there is stays: elsewhere than on a CPU the same training need not repeat to the bit.
+        if not _keep_cached(files[epoch], keys[epoch], shop):
+            _keep(files[epoch], state, keys[epoch], shop)
 
     module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=settings.seed)
     history = train.fit(
@@ -126,6 +125,14 @@ def _cached(key: str) -> Path:
     return cache_folder("networks") / f"{key}.safetensors"
 
 
+def _keep_cached(file: str, key: str, shop: Workshop) -> bool:
+    """Write the network with this key to `file` of the folder, if the cache has it; tell if so."""
+    known = _from_cache(key, shop)
+    if known is not None:
+        shop.write(file, known, content=key)
+    return known is not None
+
+
 def _from_cache(key: str, shop: Workshop) -> State | None:
     """Return the network with this key; None when there is none, or none that can be read."""
     file = _cached(key)
@@ -143,7 +150,7 @@ def read_network(name: str, shop: Workshop) -> Result:
         source = network.checkpoint or ""
         return _read_checkpoint(source, network_file(name), network.ema, shop)
     for step in spec.steps_of(name):
-        source = str(spec.checkpoint_file(name, step))
+        source = str(spec.checkpoint_file(name, step).absolute())
         result = _read_checkpoint(source, checkpoint_file(spec, name, step), network.ema, shop)
     return {**result, "source": network.checkpoints}
 

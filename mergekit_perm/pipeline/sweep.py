@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from mergekit_perm.errors import PermMergeError, RunError, SpecError
+from mergekit_perm.errors import PermMergeError, RunError
 from mergekit_perm.files import write_text
 from mergekit_perm.pipeline.run import run
 from mergekit_perm.progress import Progress, silent
-from mergekit_perm.report import Comparison, Report, compare
+from mergekit_perm.report import Comparison
 from mergekit_perm.report.claims import Claim, Finding, Height, findings
-from mergekit_perm.report.sweeps import load_sweep_folder, save_sweep
-from mergekit_perm.spec import RunSpec, Sweep, resolved
+from mergekit_perm.report.compare import compare_groups
+from mergekit_perm.report.sweeps import SweepFolder, SweptRun, load_sweep_folder, save_sweep
+from mergekit_perm.spec import Sweep, resolved
 from mergekit_perm.spec.models import HeightSpec
 from mergekit_perm.spec.sweeps import Variation
 
@@ -52,34 +56,70 @@ def run_sweep(
         sweep: what to run.
         out: the folder of the sweep.
         device: used instead of the one in the spec.
-        jobs: how many runs at once, each with its share of the CPU's threads; all cores by default.
+        jobs: how many runs at once, each with its share of the CPU's threads. Networks that are
+            trained with another number of threads are others, so another number of jobs trains
+            them again. By default as many as cores, and one where there is an accelerator.
         force: redo everything.
         progress: told how many runs are done; of a single job also what its run tells.
 
     Raises:
         RunError: the folder is another's; or every run failed, the first of them as it says.
     """
-    folders = {variation: _folder(out, sweep, variation) for variation in sweep.variations}
-    claims = claims_of(sweep)
+    runs = {variation: _swept_run(out, sweep, variation) for variation in sweep.variations}
+    folder = SweepFolder(sweep.spec.name, tuple(runs.values()), tuple(claims_of(sweep)))
     _claim_folder(out, sweep.spec.name, force=force)
-    save_sweep(out, sweep.spec.name, folders.values(), claims)
+    save_sweep(out, folder)
     write_text(out / "spec.yaml", resolved(sweep.spec))
-    jobs = min(jobs or os.cpu_count() or 1, len(folders))
     failed: dict[str, str] = {}
     task = f"runs of {sweep.spec.name}"
-    progress(task, 0, len(folders))
-    for done, (folder, error) in enumerate(
-        _results(sweep, folders, device, jobs, force, progress), 1
-    ):
+    progress(task, 0, len(runs))
+    results = _results(sweep, runs, device, jobs or _jobs(sweep, device), force, progress)
+    for done, (name, error) in enumerate(results, start=1):
         if error is not None:
-            failed[folder.name] = error
-        progress(task, done, len(folders), f"{len(failed)} failed" if failed else "")
-    if len(failed) == len(folders):
+            failed[name] = error
+        progress(task, done, len(runs), f"{len(failed)} failed" if failed else "")
+    if len(failed) == len(runs):
         name, error = next(iter(failed.items()))
-        raise RunError(f"all {len(folders)} runs failed; the first, {name}: {error}")
-    reports = [Report.load(folder) for folder in folders.values() if folder.name not in failed]
+        raise RunError(f"all {len(runs)} runs failed; the first, {name}: {error}")
+    groups = folder.done()
     # What a claim is about may be among the runs that failed.
-    return Swept(compare(reports), [] if failed else findings(claims, reports), failed)
+    found = [] if failed else findings(folder.claims, groups)
+    return Swept(compare_groups(groups), found, failed)
+
+
+def claims_of(sweep: Sweep) -> list[Claim]:
+    """Return the claims of a sweep."""
+    found = []
+    for claim in sweep.spec.sweep.claims if sweep.spec.sweep else ():
+        bound = claim.at_least if claim.at_most is None else claim.at_most
+        assert bound is not None
+        found.append(
+            Claim(
+                claim.text,
+                _height(claim.value),
+                claim.at_most is not None,
+                bound.times,
+                None if bound.of is None else _height(bound.of),
+                bound.run,
+                claim.metric,
+                claim.split,
+                claim.calibration,
+                claim.runs,
+            )
+        )
+    return found
+
+
+def _height(height: HeightSpec) -> Height:
+    return Height(
+        height.figure, height.alignment, height.found_at or (), height.applied_at or ()
+    )  # fmt: skip
+
+
+def _swept_run(out: Path, sweep: Sweep, variation: Variation) -> SweptRun:
+    spec = sweep.spec_of(variation)
+    sha256 = hashlib.sha256(resolved(spec).encode()).hexdigest()
+    return SweptRun(out / "runs" / spec.name, variation.label, sha256)
 
 
 def _claim_folder(out: Path, name: str, *, force: bool) -> None:
@@ -92,72 +132,58 @@ def _claim_folder(out: Path, name: str, *, force: bool) -> None:
     raise RunError(f"{out}: {what}; choose another folder with --out, or overwrite with --force")
 
 
-def claims_of(sweep: Sweep) -> list[Claim]:
-    """Return the claims of a sweep, their checkpoints by name."""
-    spec = sweep.spec
-    found = []
-    for claim in spec.sweep.claims if spec.sweep else ():
-        bound = claim.at_least if claim.at_most is None else claim.at_most
-        assert bound is not None
-        found.append(
-            Claim(
-                claim.text,
-                _height(claim.value, spec),
-                claim.at_most is not None,
-                bound.times,
-                None if bound.of is None else _height(bound.of, spec),
-                bound.run,
-                claim.metric,
-                claim.split,
-                claim.calibration,
-                claim.runs,
-            )
-        )
-    return found
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def _height(height: HeightSpec, spec: RunSpec) -> Height:
-    matrix = spec.evaluate.matrix if spec.evaluate else None
-    if height.figure is not None or height.found_at is None or height.applied_at is None:
-        return Height(height.figure, height.alignment)
-    if matrix is None:
-        raise SpecError("a claim is about checkpoints, and evaluate has no matrix")
-    found = matrix.found_at if height.found_at == ("all",) else height.found_at
-    applied = matrix.applied_at if height.applied_at == ("all",) else height.applied_at
-    return Height(found_at=spec.chosen_steps(found), applied_at=spec.chosen_steps(applied))
+def _jobs(sweep: Sweep, device: str | None) -> int:
+    """Return how many runs go at once: one where they would share an accelerator."""
+    import torch
 
-
-def _folder(out: Path, sweep: Sweep, variation: Variation) -> Path:
-    return out / "runs" / sweep.spec_of(variation).name
+    chosen = device or (sweep.spec.evaluate.device if sweep.spec.evaluate else "auto")
+    on_cpu = chosen == "cpu" or (chosen == "auto" and not torch.accelerator.is_available())
+    return _cores() if on_cpu else 1
 
 
 def _results(
     sweep: Sweep,
-    folders: dict[Variation, Path],
+    runs: dict[Variation, SweptRun],
     device: str | None,
     jobs: int,
     force: bool,
     progress: Progress,
-) -> Iterator[tuple[Path, str | None]]:
-    """Yield the folder of every run as it ends, and why it failed, if it did."""
+) -> Iterator[tuple[str, str | None]]:
+    """Yield the name of every run as it ends, and why it failed, if it did."""
     if jobs == 1:
-        for variation, folder in folders.items():
-            yield folder, _run_one(sweep, variation, folder, device, force, progress)
+        for variation, each in runs.items():
+            yield each.folder.name, _run_one(sweep, variation, each.folder, device, force, progress)
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, _cores() // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_prepare, initargs=(threads, sys.path)
+        min(jobs, len(runs)),
+        mp_context=context,
+        initializer=_prepare,
+        initargs=(threads, sys.path),
     ) as pool:
-        waiting: dict[Future[str | None], Path] = {
-            pool.submit(_run_one, sweep, variation, folder, device, force): folder
-            for variation, folder in folders.items()
+        waiting: dict[Future[str | None], str] = {
+            pool.submit(_run_one, sweep, variation, each.folder, device, force): each.folder.name
+            for variation, each in runs.items()
         }
         try:
             for ended in as_completed(waiting):
-                yield waiting[ended], ended.result()
+                yield waiting[ended], _result(ended)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _result(ended: Future[str | None]) -> str | None:
+    """Return why a run failed; one whose process is gone cannot say it itself."""
+    error = ended.exception()
+    return ended.result() if error is None else f"{type(error).__name__}: {error}"
 
 
 def _prepare(threads: int, path: list[str]) -> None:
@@ -166,6 +192,15 @@ def _prepare(threads: int, path: list[str]) -> None:
 
     torch.set_num_threads(threads)
     sys.path[:] = path
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run_one(
@@ -181,4 +216,6 @@ def _run_one(
         run(sweep.spec_of(variation), out=folder, device=device, force=force, progress=progress)
     except PermMergeError as error:
         return str(error)
+    except Exception as error:  # of a network of the user's own, or a device: the others go on
+        return f"{type(error).__name__}: {error}"
     return None

@@ -8,6 +8,7 @@ holds if all of it is on the right side of 0, and fails if all of it is on the w
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,11 +16,11 @@ from typing import Any, Literal
 from mergekit_perm.errors import RunError, suggest
 from mergekit_perm.report import summaries
 from mergekit_perm.report.intervals import Mean, mean
-from mergekit_perm.report.model import Report
-from mergekit_perm.report.repeats import Repeats, repeated, same_seeds
+from mergekit_perm.report.model import Matrix, Report, plain
+from mergekit_perm.report.repeats import Repeats, same_seeds
 from mergekit_perm.report.summaries import Case
 
-Verdict = Literal["holds", "fails", "not distinguishable"]
+Verdict = Literal["holds", "fails", "not distinguishable", "not measured"]
 
 WITHOUT = "none"
 """Where permutations are found that are none: the row of a matrix without."""
@@ -33,7 +34,8 @@ class Height:
         figure: the label of the line, such as ``worst far edge`` or ``simplex``; ``pair`` is the
             highest of all pairs. None where it is of the matrix.
         alignment: ``naive`` or ``aligned``, of a line.
-        found_at: rows of the matrix; ``none`` is the row without permutations.
+        found_at: rows of the matrix; ``none`` is the row without permutations, ``all`` all others,
+            ``end`` that of the networks themselves.
         applied_at: columns of the matrix. Of several cells the highest counts.
     """
 
@@ -96,6 +98,7 @@ class Finding:
         value: the barrier, over runs.
         bound: what bounds it, over runs.
         margin: by how much the barrier is above its bound, over runs.
+        note: why it was not measured, if it was not.
     """
 
     claim: Claim
@@ -104,44 +107,52 @@ class Finding:
     bound: Mean
     margin: Mean
     verdict: Verdict
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain data."""
-        return {
-            "claim": self.claim.text,
-            "run": self.run,
-            "verdict": self.verdict,
-            "value": dataclasses.asdict(self.value),
-            "bound": dataclasses.asdict(self.bound),
-            "margin": dataclasses.asdict(self.margin),
-        }
+        found: dict[str, Any] = plain(
+            {
+                "claim": self.claim.text,
+                "run": self.run,
+                "verdict": self.verdict,
+                "value": dataclasses.asdict(self.value),
+                "bound": dataclasses.asdict(self.bound),
+                "margin": dataclasses.asdict(self.margin),
+                "note": self.note,
+            }
+        )
+        return found
 
 
-def findings(claims: Sequence[Claim], reports: Sequence[Report]) -> list[Finding]:
-    """Return what `reports` say about every claim, variation by variation.
+def findings(claims: Sequence[Claim], groups: Sequence[Repeats]) -> list[Finding]:
+    """Return what runs say about every claim, variation by variation.
 
-    Raises:
-        RunError: a claim is about a run, line or checkpoint that there is not.
+    What a claim is about may not have been measured; the finding then says why.
+
+    Args:
+        claims: about the runs.
+        groups: the runs by variation, those that differ by seeds together.
     """
-    groups = repeated(reports)
-    return [finding for claim in claims for finding in _of_claim(claim, groups)]
-
-
-def _of_claim(claim: Claim, groups: Sequence[Repeats]) -> Iterator[Finding]:
     by_label = {group.name: group for group in groups}
-    for label in (*(claim.runs or ()), *([claim.of_run] if claim.of_run else [])):
-        if label not in by_label:
-            raise RunError(
-                f"claim '{claim.text}': no runs '{label}'{suggest(label, by_label)}; there is "
-                f"{', '.join(by_label)}"
-            )
-    for label, group in by_label.items():
-        if claim.runs is None or label in claim.runs:
-            values = [_measured(claim, claim.value, report) for report in group.reports]
-            bounds = _bounds(claim, group, by_label)
-            margin = mean([a - b for a, b in zip(values, bounds, strict=True)])
-            verdict = _verdict(margin, upper=claim.upper)
-            yield Finding(claim, label, mean(values), mean(bounds), margin, verdict)
+    return [
+        _finding(claim, group, by_label)
+        for claim in claims
+        for group in groups
+        if claim.runs is None or group.name in claim.runs
+    ]
+
+
+def _finding(claim: Claim, group: Repeats, by_label: Mapping[str, Repeats]) -> Finding:
+    try:
+        values = [_measured(claim.value, claim, report) for report in group.reports]
+        bounds = _bounds(claim, group, by_label)
+    except RunError as error:
+        nothing = mean([math.nan])
+        return Finding(claim, group.name, nothing, nothing, nothing, "not measured", str(error))
+    margin = mean([a - b for a, b in zip(values, bounds, strict=True)])
+    verdict = _verdict(margin, upper=claim.upper)
+    return Finding(claim, group.name, mean(values), mean(bounds), margin, verdict)
 
 
 def _bounds(claim: Claim, group: Repeats, by_label: Mapping[str, Repeats]) -> list[float]:
@@ -150,15 +161,12 @@ def _bounds(claim: Claim, group: Repeats, by_label: Mapping[str, Repeats]) -> li
         return [claim.bound] * len(group.reports)
     others = group.reports
     if claim.of_run is not None:
-        other = by_label[claim.of_run]
-        pairs = same_seeds(group, other)
-        if pairs is None:
-            raise RunError(
-                f"claim '{claim.text}': '{group.name}' and '{other.name}' have other seeds, so "
-                "that they cannot be compared seed by seed"
-            )
+        other = by_label.get(claim.of_run)
+        pairs = None if other is None else same_seeds(group, other)
+        if other is None or pairs is None:
+            raise RunError(f"there are no runs '{claim.of_run}' of the same seeds to compare with")
         others = tuple(other.reports[place] for _, place in pairs)
-    return [claim.bound * _measured(claim, claim.of, report) for report in others]
+    return [claim.bound * _measured(claim.of, claim, report) for report in others]
 
 
 def _verdict(margin: Mean, *, upper: bool) -> Verdict:
@@ -171,10 +179,10 @@ def _verdict(margin: Mean, *, upper: bool) -> Verdict:
     return "holds" if high <= 0 else "fails" if low > 0 else "not distinguishable"
 
 
-def _measured(claim: Claim, height: Height, report: Report) -> float:
+def _measured(height: Height, claim: Claim, report: Report) -> float:
     case = Case(claim.split, claim.metric, claim.calibration)
     if height.figure is None:
-        return _in_matrix(claim, height, case, report)
+        return _in_matrix(height, case, report)
     rows = [row for row in summaries.rows(report) if row.case == case]
     lines: dict[str, float | None] = {}
     for row in rows:
@@ -182,41 +190,53 @@ def _measured(claim: Claim, height: Height, report: Report) -> float:
         lines[row.label] = None if barrier is None else barrier.barrier
     lines |= {each.label: getattr(each, height.alignment) for each in summaries.figures(rows)}
     lines |= summaries.composed(report, case)
-    pairs = (getattr(row, height.alignment) for row in rows if row.kind == "pair")
-    lines["pair"] = summaries.worst(pairs)
-    simplexes = (getattr(row, height.alignment) for row in rows if row.kind == "simplex")
-    lines["simplex"] = summaries.worst(simplexes)
+    for kind in ("pair", "simplex"):
+        of_kind = (getattr(row, height.alignment) for row in rows if row.kind == kind)
+        lines[kind] = summaries.worst(of_kind)
     value = lines.get(height.figure)
     if value is None:
         known = [label for label, value in lines.items() if value is not None]
         raise RunError(
-            f"claim '{claim.text}': {report.name} has no {height} of {claim.split} {claim.metric}"
-            f"{suggest(height.figure, known)}; there is {', '.join(known) or 'no barrier'}"
+            f"{report.name} has no '{height}' of {_words(case)}{suggest(height.figure, known)}; "
+            f"there is {', '.join(known) or 'no barrier'}"
         )
     return value
 
 
-def _in_matrix(claim: Claim, height: Height, case: Case, report: Report) -> float:
+def _in_matrix(height: Height, case: Case, report: Report) -> float:
     """Return the highest of the cells, over all pairs."""
-    cells = []
-    for matrix in report.matrices:
-        if Case(matrix.split, matrix.metric, matrix.calibration) != case:
-            continue
-        rows = {WITHOUT: matrix.naive, **dict(zip(matrix.found_at, matrix.barriers, strict=True))}
-        for found in height.found_at:
-            for applied in height.applied_at:
-                if found not in rows or applied not in matrix.applied_at:
-                    raise RunError(
-                        f"claim '{claim.text}': {report.name} has no permutations found at {found} "
-                        f"and applied at {applied}; found at {', '.join(rows)}, applied at "
-                        f"{', '.join(matrix.applied_at)}"
-                    )
-                cells.append(rows[found][matrix.applied_at.index(applied)])
+    cells = [
+        cell
+        for matrix in report.matrices
+        if Case(matrix.split, matrix.metric, matrix.calibration) == case
+        for cell in _cells(height, matrix, report.name)
+    ]
     if not cells:
-        raise RunError(
-            f"claim '{claim.text}': {report.name} has no matrix of {claim.split} {claim.metric}"
-        )
+        raise RunError(f"{report.name} has no matrix of {_words(case)}")
     return max(cells)
+
+
+def _cells(height: Height, matrix: Matrix, run: str) -> Iterator[float]:
+    rows = {WITHOUT: matrix.naive, **dict(zip(matrix.found_at, matrix.barriers, strict=True))}
+    for found in _steps(height.found_at, matrix.found_at, matrix.end):
+        for applied in _steps(height.applied_at, matrix.applied_at, matrix.end):
+            if found not in rows or applied not in matrix.applied_at:
+                raise RunError(
+                    f"{run} has no permutations found at {found} and applied at {applied}; found "
+                    f"at {', '.join(rows)}, applied at {', '.join(matrix.applied_at)}"
+                )
+            yield rows[found][matrix.applied_at.index(applied)]
+
+
+def _steps(named: Sequence[str], there: Sequence[str], end: str) -> Sequence[str]:
+    if tuple(named) == ("all",):
+        return there
+    return [end if step == "end" else step for step in named]
+
+
+def _words(case: Case) -> str:
+    calibrated = "" if case.calibration == "none" else f", calibration {case.calibration}"
+    return f"{case.split} {case.metric}{calibrated}"
 
 
 def _height(data: Mapping[str, Any]) -> Height:

@@ -203,9 +203,20 @@ def compare(
     Raises:
         RunError: no report has the metric, split or figure that is asked for.
     """
-    if not reports:
-        raise RunError("there is nothing to compare; name at least one run")
     groups = each_alone(reports) if each else repeated(reports)
+    return compare_groups(groups, metric=metric, split=split, sort=sort)
+
+
+def compare_groups(
+    groups: Sequence[Repeats],
+    *,
+    metric: str | None = None,
+    split: str | None = None,
+    sort: str | None = None,
+) -> Comparison:
+    """Return the barriers of `groups` of runs side by side, each as one; see `compare`."""
+    if not groups:
+        raise RunError("there is nothing to compare; name at least one run")
     found = _compared(groups, metric, split)
     if sort is None:
         return found

@@ -95,6 +95,8 @@ def render_findings(findings: Sequence[Finding], console: Console) -> None:
 def finding_words(finding: Finding, sign: str = "±") -> str:
     """Return the barrier of a finding, and its bound, over how many runs."""
     claim = finding.claim
+    if finding.note:
+        return finding.note
 
     def shown(of: Mean) -> str:
         return f"{number(of.value, metric=claim.metric)}{spread_words(of, claim.metric, sign)}"

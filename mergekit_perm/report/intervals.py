@@ -30,8 +30,10 @@ class Mean:
 def mean(values: Sequence[float]) -> Mean:
     """Return the mean of at least one value, with its t-interval."""
     count = len(values)
+    if not all(map(math.isfinite, values)):
+        return Mean(sum(values), None, count)  # infinite, or no number
     value = math.fsum(values) / count
-    if count < 2 or not all(map(math.isfinite, values)):
+    if count < 2:
         return Mean(value, None, count)
     error = statistics.stdev(values) / math.sqrt(count)
     return Mean(value, t_quantile(count - 1) * error, count)

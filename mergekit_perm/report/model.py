@@ -156,6 +156,7 @@ class Matrix:
         found_at: where permutations were found, one for each row: an epoch, or a level of
             pruning as in ``prune3``.
         applied_at: where barriers were measured, one for each column.
+        end: which checkpoint is the network itself.
         naive: the barriers without permutations, one for each column.
         barriers: row by row.
     """
@@ -168,6 +169,7 @@ class Matrix:
     applied_at: tuple[str, ...]
     naive: tuple[float, ...]
     barriers: tuple[tuple[float, ...], ...]
+    end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +228,8 @@ class Provenance:
     Attributes:
         spec_sha256: of the run's `spec.yaml`.
         seconds: by stage.
-        repeats: a hash of the spec without its name and its seeds, the same for runs that repeat
-            one another; "" in reports of earlier versions.
+        repeats: a hash of the spec without its name and the seeds that networks are trained with,
+            the same for runs that repeat one another; "" in reports of earlier versions.
     """
 
     spec_sha256: str

@@ -43,6 +43,11 @@ def each_alone(reports: Sequence[Report]) -> list[Repeats]:
     return _named([[report] for report in reports])
 
 
+def renamed(groups: Sequence[Repeats]) -> list[Repeats]:
+    """Return `groups`, those numbered that share a name."""
+    return _numbered([(group.name, group.reports) for group in groups])
+
+
 def same_seeds(one: Repeats, other: Repeats) -> list[tuple[int, int]] | None:
     """Return which run of `one` has the seeds of which run of `other`.
 
@@ -63,13 +68,17 @@ def _seeds(report: Report) -> frozenset[tuple[str, int]]:
 
 def _named(groups: Sequence[Sequence[Report]]) -> list[Repeats]:
     """Give every group a name; those that share one are numbered."""
-    names = [_common([report.name for report in group]) for group in groups]
+    return _numbered([(_common([r.name for r in group]), tuple(group)) for group in groups])
+
+
+def _numbered(groups: Sequence[tuple[str, tuple[Report, ...]]]) -> list[Repeats]:
+    names = [name for name, _ in groups]
     return [
         Repeats(
             f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name,
-            tuple(group),
+            reports,
         )
-        for place, (name, group) in enumerate(zip(names, groups, strict=True))
+        for place, (name, reports) in enumerate(groups)
     ]
 
 

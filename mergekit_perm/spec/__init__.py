@@ -3,6 +3,15 @@
 from mergekit_perm.spec.load import load, loads
 from mergekit_perm.spec.resolve import resolved, without_seeds
 from mergekit_perm.spec.run_spec import RunSpec
-from mergekit_perm.spec.sweeps import Sweep, load_sweep
+from mergekit_perm.spec.sweeps import Sweep, load_sweep, loads_sweep
 
-__all__ = ["RunSpec", "Sweep", "load", "load_sweep", "loads", "resolved", "without_seeds"]
+__all__ = [
+    "RunSpec",
+    "Sweep",
+    "load",
+    "load_sweep",
+    "loads",
+    "loads_sweep",
+    "resolved",
+    "without_seeds",
+]

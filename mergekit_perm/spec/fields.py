@@ -94,11 +94,13 @@ def _found(value: Any) -> tuple[str, ...]:
     """Return ``none``, ``all``, one step, or a list of steps, as steps."""
     if value in ("none", "all"):
         return (value,)
+    if value in (["none"], ["all"], ("none",), ("all",)):  # as it is written out
+        return tuple(value)
     several = value if isinstance(value, list | tuple) else [value]
     try:
-        steps = tuple(str(each) if each in ("none", "all") else _step(each) for each in several)
+        steps = tuple(_step(each) for each in several)
     except PydanticCustomError:
-        raise expected("none, all, or a list of epochs and levels") from None
+        steps = ()
     if not steps:
         raise expected("none, all, or a list of epochs and levels")
     return distinct(steps)

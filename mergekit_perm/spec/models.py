@@ -318,6 +318,8 @@ class HeightSpec(Section):
             )
         if of_matrix and (self.found_at is None or self.applied_at is None):
             raise refused("found_at and applied_at go together")
+        if self.applied_at == ("none",):
+            raise refused("applied_at is where barriers are measured; 'none' is for found_at")
         return self
 
 
@@ -333,6 +335,12 @@ class BoundSpec(Section):
     times: NonNegative
     of: HeightSpec | None = None
     run: Text | None = None
+
+    @model_validator(mode="after")
+    def _of_what(self) -> Self:
+        if self.run is not None and self.of is None:
+            raise refused("'run' says whose barrier 'of' is, and there is no 'of'")
+        return self
 
 
 def _bound(value: Any) -> Any:

@@ -26,17 +26,15 @@ def resolved(spec: RunSpec) -> str:
 
 
 def without_seeds(spec: RunSpec) -> str:
-    """Return a hash of `spec` without its name and its seeds: what runs share that repeat it."""
-    content = _unseeded(_plain(spec))
+    """Return a hash of `spec` without its name and the seeds that networks are trained with.
+
+    Runs that share it repeat one another: with other networks, and nothing else that is another.
+    """
+    content = _plain(spec)
     del content["name"]
+    for network in content["networks"].values():
+        network.get("train", {}).pop("seed", None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _unseeded(value: Any) -> Any:
-    if isinstance(value, dict):
-        kept = {k: item for k, item in value.items() if k != "seed" or not isinstance(item, int)}
-        return {key: _unseeded(item) for key, item in kept.items()}
-    return [_unseeded(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

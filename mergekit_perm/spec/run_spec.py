@@ -110,7 +110,8 @@ class RunSpec(Section):
         if steps == "all":
             return self.steps
         several = [steps] if isinstance(steps, str) else steps
-        return tuple(end_of(self.steps) if step == "end" else step for step in several)
+        named = (end_of(self.steps) if step == "end" else step for step in several)
+        return tuple(dict.fromkeys(named))  # the end may be there by its epoch as well
 
     def checkpoint_file(self, name: str, step: str) -> Path:
         """Return the file of the checkpoint called `step` of network `name`, which is read."""

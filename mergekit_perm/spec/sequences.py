@@ -50,8 +50,10 @@ def sequence_files(pattern: str, folder: Path) -> list[Path]:
     """Return the files that `pattern` matches, where `*` stands for any part of a name."""
     whole = resolve_path(pattern, Path())
     if whole.is_absolute():
-        return sorted(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor))))
-    return sorted(folder.glob(str(whole)))
+        found = Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))
+    else:
+        found = folder.glob(str(whole))
+    return sorted(file for file in found if file.is_file())
 
 
 def epoch_in_name(file: Path) -> int | None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mergekit_perm.errors import SpecError
+from mergekit_perm.errors import SpecError, suggest
 from mergekit_perm.spec.load import loads, read
 from mergekit_perm.spec.run_spec import RunSpec
+
+# What all runs of a sweep share, and how long a value may be in a name.
+_NOT_SWEPT = ("format", "name", "sweep")
+_LONGEST = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +72,113 @@ def load_sweep(path: Path | str, *, overrides: Sequence[str] = ()) -> Sweep:
         SpecError: as `load` does, of the sweep or of one of its runs; or it has no `sweep`.
     """
     text, file, folder = read(path)
+    return loads_sweep(text, file=file, folder=folder, overrides=overrides)
+
+
+def loads_sweep(
+    text: str, *, file: str = "<string>", folder: Path | None = None, overrides: Sequence[str] = ()
+) -> Sweep:
+    """Read the sweep in `text`; see `loads` for the arguments, and `load_sweep`."""
+    folder = Path() if folder is None else folder
     spec = loads(text, file=file, folder=folder, overrides=overrides)
     if spec.sweep is None:
         raise SpecError(
             f"{file}: this spec has no sweep; add, for example, sweep: {{seeds: 5}}, or use "
             "perm-merge run"
         )
-    sweep = Sweep(spec, tuple(_variations(spec)), text, file, folder, tuple(overrides))
+    plain = Sweep(spec, (), text, file, folder, tuple(overrides))
+    sweep = replace(plain, variations=tuple(_variations(plain)))
     for variation in sweep.variations:
         sweep.spec_of(variation)
+    _check_claims(sweep)
     return sweep
 
 
-def _variations(spec: RunSpec) -> Iterator[Variation]:
-    assert spec.sweep is not None
-    fields = list(spec.sweep.over)
-    taken: list[str] = []
-    for values in itertools.product(*spec.sweep.over.values()):
-        given = dict(zip(fields, values, strict=True))
-        words = [_words(field, value) for field, value in given.items()]
-        label = "-".join(words) or spec.name
-        taken.append(label)
-        if taken.count(label) > 1:
-            label = f"{label}-{taken.count(label)}"
-        own = [f"{field}={json.dumps(value)}" for field, value in given.items()]
-        for seeds in range(spec.sweep.seeds):
-            name = label if spec.sweep.seeds == 1 else f"{label}-{seeds}"
-            yield Variation(label, seeds, (f"name={name}", *own, *_seeds(spec, seeds)))
+def _variations(sweep: Sweep) -> Iterator[Variation]:
+    """Yield every run of `sweep`, whose own variations are not known yet."""
+    settings = sweep.spec.sweep
+    assert settings is not None
+    for field in settings.over:
+        if field.partition(".")[0] in _NOT_SWEPT:
+            raise SpecError(f"{sweep.file}: sweep.over: '{field}' is not for a sweep to change")
+    labels: list[str] = []
+    of_label: list[tuple[str, ...]] = []
+    for values in itertools.product(*settings.over.values()):
+        given = dict(zip(settings.over, values, strict=True))
+        label = "-".join(_words(field, value) for field, value in given.items()) or sweep.spec.name
+        labels.append(_apart(label, labels))
+        of_label.append(tuple(f"{field}={json.dumps(value)}" for field, value in given.items()))
+    # Seeds are those that a variation has by itself, which may be among its values.
+    seeds = [
+        _seeds(sweep.spec_of(Variation(label, 0, own)))
+        for label, own in zip(labels, of_label, strict=True)
+    ]
+    if settings.seeds > 1 and not all(seeds):
+        raise SpecError(
+            f"{sweep.file}: sweep.seeds: no network is trained here, so that all {settings.seeds} "
+            "sets of seeds would be the same networks; remove it"
+        )
+    stride = max((max(own.values()) - min(own.values()) for own in seeds if own), default=0) + 1
+    for label, overrides, own in zip(labels, of_label, seeds, strict=True):
+        for number in range(settings.seeds):
+            name = label if settings.seeds == 1 else f"{label}-{number}"
+            moved = tuple(
+                f'networks."{network}".train.seed={seed + number * stride}'
+                for network, seed in own.items()
+                if number
+            )
+            yield Variation(label, number, (f"name={json.dumps(name)}", *overrides, *moved))
 
 
-def _seeds(spec: RunSpec, number: int) -> Iterator[str]:
-    """Yield the seeds of one set: those of the spec, and so far on that no two sets share one."""
-    seeds = {name: each.train.seed for name, each in spec.networks.items() if each.train}
-    stride = max(seeds.values(), default=0) - min(seeds.values(), default=0) + 1
-    for name, seed in seeds.items():
-        yield f'networks."{name}".train.seed={seed + number * stride}'
+def _seeds(spec: RunSpec) -> dict[str, int]:
+    return {name: each.train.seed for name, each in spec.networks.items() if each.train}
 
 
 def _words(field: str, value: object) -> str:
     """Return one value as part of a name: text says what it is, numbers do not."""
-    text = re.sub(r"[^A-Za-z0-9._]+", "-", json.dumps(value)).strip("-.") or "none"
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = re.sub(r"(^|(?<=[\[, ]))-(?=[0-9])", "minus", text)
+    text = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "none"
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return text if isinstance(value, str) else f"{field.rpartition('.')[2]}-{text}"
+
+
+def _apart(label: str, taken: Sequence[str]) -> str:
+    """Return `label`, numbered where one of `taken` is the same but for upper and lower case."""
+    known = {other.casefold() for other in taken}
+    number, found = 1, label
+    while found.casefold() in known:
+        number += 1
+        found = f"{label}-{number}"
+    return found
+
+
+def _check_claims(sweep: Sweep) -> None:
+    """Raise SpecError for a claim about runs, splits or calibrations that there are not."""
+    assert sweep.spec.sweep is not None
+    labels = list(dict.fromkeys(variation.label for variation in sweep.variations))
+    evaluate = sweep.spec.evaluate
+    for place, claim in enumerate(sweep.spec.sweep.claims):
+        bound = claim.at_most or claim.at_least
+        where = f"{sweep.file}: sweep.claims[{place}]"
+        named = [*(claim.runs or ()), *([bound.run] if bound and bound.run else [])]
+        for label in named:
+            if label not in labels:
+                raise SpecError(
+                    f"{where}: no runs '{label}'{suggest(label, labels)}; there is "
+                    f"{', '.join(labels)}"
+                )
+        known = {"split": evaluate.splits, "calibration": evaluate.calibration} if evaluate else {}
+        for field, values in known.items():
+            value = getattr(claim, field)
+            if value not in values:
+                raise SpecError(
+                    f"{where}: evaluate has no {field} '{value}'{suggest(value, values)}; there is "
+                    f"{', '.join(values)}"
+                )
+        heights = [claim.value, *([bound.of] if bound and bound.of else [])]
+        of_matrix = any(height.figure is None for height in heights)
+        if evaluate is None or (of_matrix and evaluate.matrix is None):
+            what = "evaluate has no matrix" if evaluate else "nothing is evaluated"
+            raise SpecError(f"{where}: a claim is about what is measured, and {what}")

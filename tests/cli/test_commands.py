@@ -166,12 +166,14 @@ def test_compare_puts_runs_side_by_side(run: Run) -> None:
 
 def test_compare_averages_runs_that_differ_by_seeds(run: Run) -> None:
     run("run", "tiny.yaml")
-    run("run", "tiny.yaml", "--set", "align.seed=1", "--set", "name=tiny-1")
+    run("run", "tiny.yaml", "--set", "networks.a.train.seed=7", "--set", "name=tiny-1")
     both = json.loads(run("compare", "out/tiny", "out/tiny-1", "--json")[1])
     assert (both["runs"], both["repeats"]) == (["tiny"], [["tiny", "tiny-1"]])
     assert all(row["intervals"][0] is not None for row in both["rows"])
     assert "mean of 2 runs, 95% t-interval" in run("compare", "out/tiny", "out/tiny-1")[1]
-    run("run", "tiny.yaml", "--set", "evaluate.points=3", "--set", "name=third")
+    each = json.loads(run("compare", "out/tiny", "out/tiny-1", "--each", "--json")[1])
+    assert each["runs"] == ["tiny", "tiny-1"]
+    run("run", "tiny.yaml", "--set", "align.seed=1", "--set", "name=third")
     names = json.loads(run("compare", "out/tiny", "out/third", "--json")[1])["runs"]
     assert names == ["tiny", "third"]
 
@@ -242,6 +244,18 @@ def test_a_sweep_is_told_from_a_run(run: Run) -> None:
     assert run("check", "tiny.yaml", "--set", "sweep.over={align.seed: [1]}")[0] == 0
     code, _, err = run("check", "tiny.yaml", "--set", "sweep.over={align.sede: [1]}")
     assert code == 2 and "unknown key 'sede'" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("check", "no problems"), ("plan", "A sweep of 2 runs")]
+)
+def test_a_sweep_is_read_from_stdin(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, words: str
+) -> None:
+    given = f"{SPEC}sweep: {{seeds: 2}}\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    code, out, _ = run(command, "-")
+    assert code == 0 and words in out
 
 
 def test_runs_of_a_sweep_that_fail_are_named(run: Run) -> None:

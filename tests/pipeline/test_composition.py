@@ -17,6 +17,7 @@ from mergekit_perm.errors import SpecError
 from mergekit_perm.pipeline.composition import routes
 from mergekit_perm.report import Report, compare, render
 from mergekit_perm.report.claims import Claim, Height, findings
+from mergekit_perm.report.repeats import repeated
 from mergekit_perm.spec import RunSpec
 from mergekit_perm.spec.models import CompositionSpec
 
@@ -141,5 +142,5 @@ def test_reports_show_means_and_claims_can_be_about_them(small: Small) -> None:
         "rises", Height("path of 2"), False, 1.0, Height("ends of path of 2"), None, "loss",
         "train", "none", None,
     )  # fmt: skip
-    (found,) = findings([claim], [report])
+    (found,) = findings([claim], repeated([report]))
     assert found.value.value == pytest.approx(mean)

@@ -253,3 +253,53 @@ def test_pruned_networks_have_a_matrix(small: Small, monkeypatch: pytest.MonkeyP
 def test_an_exclusion_that_matches_nothing_is_found_before_training(small: Small) -> None:
     with pytest.raises(pm.errors.PermMergeError, match=r"no weight is called 'haed\.weight'"):
         pipeline.make_plan(small("prune={levels: 1, exclude: [haed.weight]}"))
+
+
+def test_files_of_a_sequence_lie_beside_the_spec_wherever_that_is(
+    small: Small, tmp_path: Path
+) -> None:
+    pipeline.run(small(*SEQUENCES, "align=null"))
+    beside = tmp_path / "elsewhere"
+    for name in "ab":
+        (beside / name / "checkpoint-9").mkdir(parents=True)  # a folder is no checkpoint
+        for epoch, step in ((0, f"{name}@0"), (2, name)):
+            content = state(f"networks/{step}.safetensors")
+            torch.save(content, beside / name / f"checkpoint-{epoch}.pth")
+    text = """
+format: perm-merge/run@1
+name: beside
+architecture: mlp
+options: {in_features: 64, hidden: [8, 8], num_classes: 10}
+networks: {a: {checkpoints: a/checkpoint-*}, b: {checkpoints: b/checkpoint-*}}
+align: {method: weight_matching, apply_to: sequence}
+"""
+    (beside / "spec.yaml").write_text(text)
+    pipeline.run(Path("elsewhere/spec.yaml"))
+    assert (Path("out/beside/aligned") / "b@0.safetensors").exists()
+
+
+def test_what_a_shorter_sequence_does_not_have_is_deleted(small: Small) -> None:
+    pipeline.run(small(*SEQUENCES, *PRUNED, "align.apply_to=sequence"))
+    assert (FOLDER / "aligned/b@prune2.safetensors").exists()
+    fewer = ("train.checkpoints=[0]", *PRUNED, "prune.levels=1", "evaluate.simplex=null")
+    pipeline.run(small(*fewer, "align.apply_to=sequence"))
+    assert (FOLDER / "aligned/b@prune1.safetensors").exists()
+    for folder in ("networks", "masks", "aligned"):
+        assert not (FOLDER / folder / "b@prune2.safetensors").exists()
+    pipeline.run(small(*fewer))
+    assert sorted(file.name for file in (FOLDER / "aligned").iterdir()) == [
+        "a.safetensors", "b.safetensors", "c.safetensors",
+    ]  # fmt: skip
+
+
+def test_plans_say_what_is_cached(small: Small) -> None:
+    pipeline.run(small(*SEQUENCES, *PRUNED, "align=null"))
+    plan = pipeline.make_plan(small(*SEQUENCES, *PRUNED, "align=null"), out="out/other")
+    status = {step.stage.name: step.status for step in plan.steps}
+    assert status["networks/a"] == status["prune/a"] == "cached"
+    longer = pipeline.make_plan(small(*PRUNED, "prune.levels=3", "align=null"), out="out/other")
+    assert {s.status for s in longer.steps if s.stage.name == "prune/a"} == {"to do"}
+
+
+def test_the_end_may_be_named_twice(small: Small) -> None:
+    assert small(*SEQUENCES).chosen_steps(("end", "2", "1")) == ("2", "1")

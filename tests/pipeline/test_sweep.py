@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mergekit_perm as pm
 from mergekit_perm import pipeline, train
 from mergekit_perm.errors import RunError, SpecError
 from mergekit_perm.report import Report, compare
@@ -32,7 +37,7 @@ def load(small_text: str, tmp_path: Path) -> Load:
 def runs_of(folder: Path) -> tuple[Path, ...]:
     found = load_sweep_folder(folder)
     assert found is not None
-    return found.runs
+    return tuple(run.folder for run in found.runs)
 
 
 def refuse(*_args: Any, **_options: Any) -> Any:
@@ -55,7 +60,7 @@ def test_runs_are_compared_with_seeds_averaged(load: Load) -> None:
         "weight_matching-0", "weight_matching-1", "merge_many-0", "merge_many-1",
     ]  # fmt: skip
     reports = [Report.load(folder) for folder in folders]
-    assert compare(reports) == swept.comparison
+    assert compare(reports).rows == swept.comparison.rows
     row = swept.comparison.rows[0]
     assert all(mean is not None and mean.half is not None for mean in row.means)
     # Networks of one seed are trained once, whatever they are aligned by.
@@ -137,11 +142,106 @@ def test_runs_that_are_not_done_are_left_out(load: Load) -> None:
     pipeline.run_sweep(load("{seeds: 2}"), out=Path("out"), jobs=1)
     found = load_sweep_folder(Path("out"))
     assert found is not None
-    (found.runs[0] / "report.json").unlink()
-    assert [report.name for report in found.reports()] == ["small-1"]
-    (found.runs[1] / "report.json").unlink()
+    (found.runs[0].folder / "report.json").unlink()
+    assert not found.is_done()
+    assert [[r.name for r in group.reports] for group in found.done()] == [["small-1"]]
+    (found.runs[1].folder / "report.json").unlink()
     with pytest.raises(RunError, match="the sweep 'small' has no run that is done"):
-        found.reports()
+        found.done()
+
+
+def test_reports_of_an_earlier_sweep_are_not_taken_for_those_of_this_one(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.run_sweep(load("{seeds: 2}"), out=Path("out"), jobs=1)
+    monkeypatch.setattr(train, "fit", refuse)
+    with pytest.raises(RunError, match="all 2 runs failed; the first, small-0: AssertionError"):
+        pipeline.run_sweep(load("{seeds: 2}", "train.epochs=3"), out=Path("out"), jobs=1)
+    found = load_sweep_folder(Path("out"))
+    assert found is not None and not found.is_done()
+    with pytest.raises(RunError, match="has no run that is done"):
+        found.done()
+
+
+def test_runs_are_grouped_by_what_the_sweep_varies(load: Load) -> None:
+    sweep = load("{seeds: 2, over: {align.seed: [0, 1]}}", "evaluate.simplex=null", "merge=[]")
+    swept = pipeline.run_sweep(sweep, out=Path("out"), jobs=1)
+    assert [column.runs for column in swept.comparison.columns] == [
+        ("seed-0-0", "seed-0-1"), ("seed-1-0", "seed-1-1"),
+    ]  # fmt: skip
+
+
+def test_claims_are_about_the_checkpoints_of_each_run(load: Load) -> None:
+    claim = "{text: t, value: {found_at: end, applied_at: all}, at_most: 9, split: test}"
+    sweep = load(
+        f"{{seeds: 2, over: {{train.epochs: [2, 3]}}, claims: [{claim}]}}",
+        "train.checkpoints=[1]", "evaluate.matrix.points=3", "evaluate.simplex=null", "merge=[]",
+    )  # fmt: skip
+    swept = pipeline.run_sweep(sweep, out=Path("out"), jobs=1)
+    for finding, epochs in zip(swept.findings, (2, 3), strict=True):
+        assert finding.run == f"epochs-{epochs}"
+        reports = [Report.load(Path(f"out/runs/epochs-{epochs}-{seeds}")) for seeds in (0, 1)]
+        own = [
+            max(
+                max(m.barriers[m.found_at.index(str(epochs))])
+                for m in report.matrices
+                if (m.split, m.metric) == ("test", "loss")
+            )
+            for report in reports
+        ]
+        assert finding.value.value == pytest.approx(sum(own) / 2)
+
+
+def test_a_run_is_not_put_into_the_folder_of_a_sweep(load: Load) -> None:
+    sweep = load("{seeds: 1}")
+    pipeline.run_sweep(sweep, out=Path("out/small"), jobs=1)
+    with pytest.raises(RunError, match="out/small: is the folder of a sweep"):
+        pipeline.run(loads(sweep.text, overrides=["sweep=null"]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at /proc")
+def test_workers_end_with_the_process_that_started_them(load: Load, tmp_path: Path) -> None:
+    load("{seeds: 4}", "train.epochs=3000")
+    program = (
+        "from pathlib import Path\n"
+        "from mergekit_perm import pipeline\n"
+        "from mergekit_perm.spec import load_sweep\n"
+        "if __name__ == '__main__':\n"
+        "    sweep = load_sweep('swept.yaml', overrides=['train.epochs=3000'])\n"
+        "    pipeline.run_sweep(sweep, out=Path('out'), jobs=2)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    paths = os.pathsep.join(
+        [str(Path(pm.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "program.py"], env={**os.environ, "PYTHONPATH": paths}
+    )
+    workers = wait_for(lambda: children_of(parent.pid) if (tmp_path / "out/runs").exists() else [])
+    assert workers
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(alive(worker) for worker in workers))
+
+
+def wait_for(happens: Callable[[], Any]) -> Any:
+    for _ in range(600):
+        if found := happens():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it has not happened within a minute")
+
+
+def children_of(process: int) -> list[int]:
+    text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def alive(process: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
 
 
 def test_a_folder_that_is_no_sweep(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,12 +11,17 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mergekit_perm.errors import RunError
 from mergekit_perm.report import Report, compare, render_findings
-from mergekit_perm.report.claims import Claim, Height, findings
+from mergekit_perm.report.claims import Claim, Finding, Height
+from mergekit_perm.report.claims import findings as findings_of
 from mergekit_perm.report.compare_html import comparison_to_html
+from mergekit_perm.report.repeats import repeated
 
 Make = Callable[..., Report]
+
+
+def findings(claims: list[Claim], reports: list[Report]) -> list[Finding]:
+    return findings_of(claims, repeated(reports))
 
 
 def claim(**fields: object) -> Claim:
@@ -88,8 +94,9 @@ def test_a_variation_may_be_bounded_by_another(make_report: Make, wide: list[Rep
     assert (found.run, found.verdict) == ("wide", "holds")
     assert found.margin.half == pytest.approx(0, abs=1e-3)
     assert [each.run for each in findings([claim()], mixed_up)] == ["narrow", "wide"]
-    with pytest.raises(RunError, match="have other seeds"):
-        findings([third], [*wide, *narrow[:2]])
+    (alone,) = findings([third], [*wide, *narrow[:2]])
+    assert alone.verdict == "not measured"
+    assert "there are no runs 'narrow' of the same seeds" in alone.note
 
 
 def test_cells_of_a_matrix(of_sequences: Report) -> None:
@@ -106,27 +113,65 @@ def test_cells_of_a_matrix(of_sequences: Report) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "note"),
     [
-        ({"runs": ("wid",)}, "no runs 'wid' (did you mean 'wide'?)"),
-        ({"of": Height("pair"), "of_run": "deep"}, "no runs 'deep'"),
-        ({"value": Height("worst far edgs")}, "has no worst far edgs, aligned of test loss"),
-        ({"split": "val"}, "there is no barrier"),
+        ({"of": Height("pair"), "of_run": "deep"}, "there are no runs 'deep' of the same seeds"),
+        (
+            {"value": Height("worst pairs")},
+            "wide-0 has no 'worst pairs, aligned' of test loss (did you mean 'worst pair'?)",
+        ),
+        ({"split": "val"}, "of val loss; there is no barrier"),
+        ({"calibration": "batch_norm"}, "of test loss, calibration batch_norm"),
         ({"value": Height(found_at=("1",), applied_at=("2",))}, "has no matrix of test loss"),
     ],
 )
-def test_claims_about_what_is_not_there(
-    wide: list[Report], fields: dict[str, object], message: str
+def test_what_is_not_there_is_not_measured(
+    wide: list[Report], fields: dict[str, object], note: str
 ) -> None:
-    with pytest.raises(RunError) as error:
-        findings([claim(**fields)], wide)
-    assert message in str(error.value)
+    (found,) = findings([claim(**fields)], wide)
+    assert found.verdict == "not measured" and note in found.note
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["value"]["value"] == "nan"
+    stream = io.StringIO()
+    render_findings([found], Console(file=stream, width=200, color_system=None))
+    assert "not measured  aligned is low: wide" in stream.getvalue()
+    assert note in stream.getvalue()
+
+
+def test_a_claim_about_runs_that_are_not_there_says_nothing(wide: list[Report]) -> None:
+    assert findings([claim(runs=("other",))], wide) == []
 
 
 def test_cells_that_are_not_there(of_sequences: Report) -> None:
     height = Height(found_at=("7",), applied_at=("0",))
-    with pytest.raises(RunError, match="no permutations found at 7 and applied at 0; found"):
-        findings([claim(value=height)], [of_sequences])
+    (found,) = findings([claim(value=height)], [of_sequences])
+    assert "no permutations found at 7 and applied at 0; found at none, 0, 5, 20" in found.note
+
+
+def test_the_end_and_all_are_those_of_every_report(of_sequences: Report) -> None:
+    ended = tuple(replace(m, end="5") for m in of_sequences.matrices)
+    reports = runs(replace(of_sequences, matrices=ended), "x", (1.0, 1.0))
+    for height, value in (
+        (Height(found_at=("end",), applied_at=("prune1",)), 0.5),
+        (Height(found_at=("all",), applied_at=("end",)), 0.25),
+        (Height(found_at=("none",), applied_at=("all",)), 1.0),
+    ):
+        (found,) = findings([claim(value=height)], reports)
+        assert found.value.value == value
+
+
+def test_infinite_barriers_have_no_verdict(wide: list[Report]) -> None:
+    endless = [
+        replace(
+            report,
+            barriers=tuple(
+                replace(b, barrier=math.inf) if b.alignment == kind else b for b in report.barriers
+            ),
+        )
+        for report, kind in zip(wide, ("naive", "aligned", "naive"), strict=True)
+    ]
+    (found,) = findings([claim(bound=1.0, of=Height("pair", "naive"))], endless)
+    assert found.verdict == "not distinguishable"
+    assert found.to_json()["margin"]["value"] == "nan"
 
 
 def test_a_claim_reads_back_as_it_was() -> None:

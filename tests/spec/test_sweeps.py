@@ -9,7 +9,7 @@ import pytest
 
 from mergekit_perm import pipeline
 from mergekit_perm.errors import SpecError
-from mergekit_perm.spec import Sweep, load_sweep, loads, resolved, without_seeds
+from mergekit_perm.spec import Sweep, load_sweep, loads, loads_sweep, resolved, without_seeds
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +20,9 @@ architecture: mlp
 options: {in_features: 64, hidden: [8], num_classes: 10}
 data: digits
 networks: {a: {train: {seed: 3}}, "b.c": {train: {seed: 5}}}
+train: {checkpoints: [0, 5]}
 align: {method: weight_matching, reference: joint}
+evaluate: {matrix: {}}
 """
 
 
@@ -76,13 +78,14 @@ def test_overrides_come_before_the_values_of_the_sweep(tmp_path: Path) -> None:
         ("{over: {align.sede: [1]}}", "unknown key 'sede'"),
         ("{over: {align.method: [weight_matchin]}}", "did you mean 'weight_matching'?"),
         ("{over: {'': [1]}}", "sweep"),
+        ("{over: {name: [x, y]}}", "'name' is not for a sweep to change"),
+        ("{over: {sweep.seeds: [1]}}", "'sweep.seeds' is not for a sweep to change"),
     ],
 )
 def test_sweeps_that_are_refused(tmp_path: Path, sweep: str, message: str) -> None:
     with pytest.raises(SpecError) as error:
         swept(tmp_path, sweep)
     assert message in str(error.value)
-    assert "nothing was run" in str(error.value)
 
 
 def test_a_spec_without_a_sweep(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def test_claims_are_bounds(tmp_path: Path) -> None:
     claims = (
         f"[{{{CLAIM}, at_most: 0.1}}, "
         "{text: t, value: {found_at: none, applied_at: [0, end, prune1]}, "
-        "at_least: {times: 2, of: {found_at: all, applied_at: 5}, run: x}, metric: error}]"
+        "at_least: {times: 2, of: {found_at: all, applied_at: 5}, run: widths}, metric: error}]"
     )
     sweep = swept(tmp_path, f"{{seeds: 2, claims: {claims}}}")
     assert sweep.spec.sweep is not None
@@ -126,6 +129,12 @@ def test_claims_are_bounds(tmp_path: Path) -> None:
             "expected none, all, or a list of epochs and levels",
         ),
         ("value: {figure: pair}, at_most: 1", "the field 'text' is missing"),
+        (f"{CLAIM}, at_most: {{times: 1, run: x}}", "there is no 'of'"),
+        (f"{CLAIM}, at_most: 1, runs: [wide]", "no runs 'wide' (did you mean 'widths'?); there is"),
+        (f"{CLAIM}, at_most: 1, split: tset", "evaluate has no split 'tset' (did you mean 'test'"),
+        (f"{CLAIM}, at_most: 1, calibration: batch_norm", "no calibration 'batch_norm'"),
+        ("text: t, value: {found_at: [all, 3], applied_at: 1}, at_most: 1", "expected none, all"),
+        ("text: t, value: {found_at: 1, applied_at: none}, at_most: 1", "'none' is for found_at"),
     ],
 )
 def test_claims_that_are_refused(tmp_path: Path, claim: str, message: str) -> None:
@@ -148,3 +157,42 @@ def test_every_shipped_claim_is_a_sweep(path: Path) -> None:
         assert bound is not None
         assert {*(claim.runs or ()), *([bound.run] if bound.run else [])} <= labels
     assert pipeline.sweep.claims_of(sweep)
+
+
+def test_seeds_among_the_values_of_a_sweep_are_kept(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, "{seeds: 2, over: {networks.a.train.seed: [10, 20]}}")
+    specs = [sweep.spec_of(variation) for variation in sweep.variations]
+    seeds = [[n.train.seed for n in spec.networks.values() if n.train] for spec in specs]
+    assert seeds == [[10, 5], [26, 21], [20, 5], [36, 21]]
+    other = "{b: {train: {seed: 1}}, c: {train: {seed: 2}}}"
+    sweep = swept(tmp_path, f"{{seeds: 2, over: {{networks: [{other}]}}}}")
+    assert [list(sweep.spec_of(v).networks) for v in sweep.variations] == [["b", "c"]] * 2
+
+
+def test_without_a_network_that_is_trained_seeds_say_nothing(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.pth").touch()
+    networks = "networks={a: {checkpoint: a.pth}, b: {checkpoint: b.pth}}"
+    plain = (networks, "evaluate={}", "train={}")
+    with pytest.raises(SpecError, match="no network is trained here"):
+        swept(tmp_path, "{seeds: 2}", *plain)
+    assert len(swept(tmp_path, "{seeds: 1}", *plain).variations) == 1
+
+
+def test_names_of_values(tmp_path: Path) -> None:
+    over = "{align.seed: [1], options.hidden: [[-1, 2], [1, 2]], align.reference: [a, joint]}"
+    text = swept(tmp_path, f"{{over: {over}}}")
+    assert [v.label for v in text.variations][::2] == [
+        "seed-1-hidden-minus1-2-a", "seed-1-hidden-1-2-a",
+    ]  # fmt: skip
+    networks = "[{'1': {train: {seed: 0}}, '2': {train: {seed: 1}}}]"
+    numbers = f"{{networks: {networks}, align.reference: ['1']}}"
+    sweep = swept(tmp_path, f"{{over: {numbers}}}")
+    assert sweep.spec_of(sweep.variations[0]).name.endswith("-1")
+    long = swept(tmp_path, f"{{over: {{options.hidden: [{list(range(1, 99))}]}}}}")
+    assert len(long.variations[0].label) < 80
+
+
+def test_a_sweep_comes_from_text(tmp_path: Path) -> None:
+    sweep = loads_sweep(f"{TEXT}sweep: {{seeds: 2}}\n", folder=tmp_path)
+    assert [variation.label for variation in sweep.variations] == ["widths"] * 2
