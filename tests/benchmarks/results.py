@@ -230,14 +230,17 @@ def _evaluation(rows: Rows) -> str:
         body.append([
             r["data"], str(r["threads"]), f"{r['engine']:.2f}", f"{bare:.2f}", f"{r['usual']:.2f}",
             f"{r['engine'] / bare:.2f}", f"{r['usual'] / r['engine']:.2f}",
+            f"{r['products']:.2f}", f"{r['usual'] / r['products']:.2f}",
         ])  # fmt: skip
     head = ["data", "threads", "engine, s", "bare passes, s", "usual loop, s",
-            "engine / bare", "usual / engine"]  # fmt: skip
+            "engine / bare", "usual / engine", "products, s", "usual / products"]  # fmt: skip
     return (
         "## A pair of ResNet-20: 25 points on two splits\n\n"
         "Bare passes: as many batches of the same size through one network that stays as it is, in "
         "inference mode and the better layout. The usual loop loads every mix into the network and "
-        "makes a DataLoader for every split. Best of three each, in one process. "
+        "makes a DataLoader for every split. Products: what as many operations take in plain "
+        "matrix products of 2048 x 2048, about the least that passes can. Best of three each, in "
+        "one process. "
         "`pytest -m bench tests/benchmarks/test_evaluation_speed.py`\n\n" + table(head, body)
     )
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from mergekit_perm import data, evaluate, networks
 from mergekit_perm.data import Split
@@ -97,6 +98,15 @@ def usual_run(module: nn.Module, states: list[State], splits: Mapping[str, Split
     return losses
 
 
+def products(module: nn.Module, splits: Mapping[str, Split]) -> float:
+    """Return the seconds that plain matrix products of as many operations take: about the least."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        module(torch.randn(1, *next(iter(splits.values())).input_shape))
+    operations = counter.get_total_flops() * POINTS * sum(map(len, splits.values()))
+    one, other = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    return min(seconds(lambda: one @ other) for _ in range(8)) * operations / (2 * 2048**3)
+
+
 def seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
@@ -125,7 +135,8 @@ def test_points_cost_little_more_than_their_passes(threads: int) -> None:
         np.testing.assert_allclose(
             found, usual_run(copy.deepcopy(module), states, splits), rtol=1e-4
         )
-        fresh.append({"data": name, "threads": threads, **best})
+        least = products(module, splits)
+        fresh.append({"data": name, "threads": threads, "products": least, **best})
     results.keep("evaluation", [*rows, *fresh])
     for row in fresh:
         assert row["engine"] <= 1.10 * min(row["plain"], row["channels last"])
