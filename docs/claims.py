@@ -32,6 +32,8 @@ def main() -> None:
     known = {path.stem: path for path in sorted(CLAIMS.glob("*.yaml"))}
     for name in sys.argv[1:] or known:
         folder = OUT / name
+        # A cache of its own: how long a sweep takes does not depend on others before it.
+        os.environ["PERM_MERGE_CACHE"] = str(folder.absolute() / "cache")
         before = load_sweep_folder(folder)
         complete = before is not None and before.is_done()
         began = time.perf_counter()
