@@ -23,10 +23,8 @@ def specs_folder() -> Path:
 
 
 def run_specs() -> dict[str, Path]:
-    """Return the shipped run specs by name, as `perm-merge run NAME` and `sweep NAME` take them."""
-    folder = specs_folder()
-    found = [*sorted(folder.glob("*.yaml")), *sorted((folder / "claims").glob("*.yaml"))]
-    return {path.stem: path for path in found}
+    """Return the shipped run specs by name, as `perm-merge run NAME` accepts them."""
+    return {path.stem: path for path in sorted(specs_folder().glob("*.yaml"))}
 
 
 def architecture_specs() -> dict[str, Path]:

@@ -84,16 +84,13 @@ def test_file_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 def test_shipped_specs_are_found_by_name() -> None:
     folder = shipped.specs_folder()
     assert (folder / "architectures").is_dir()
-    runs = shipped.run_specs()
-    assert runs["quickstart"] == folder / "quickstart.yaml"
-    assert runs["trajectory"] == folder / "claims/trajectory.yaml"
-    for found, places in (
-        (runs, (folder, folder / "claims")),
-        (shipped.architecture_specs(), (folder / "architectures",)),
+    assert shipped.run_specs()["quickstart"] == folder / "quickstart.yaml"
+    for found, place in (
+        (shipped.run_specs(), folder),
+        (shipped.architecture_specs(), folder / "architectures"),
     ):
-        # No two share a name.
-        assert list(found.values()) == [f for place in places for f in sorted(place.glob("*.yaml"))]
-        assert all(path.stem == name for name, path in found.items())
+        assert list(found) == sorted(path.stem for path in place.glob("*.yaml"))
+        assert all(path == place / f"{name}.yaml" for name, path in found.items())
 
 
 def test_specs_inside_the_package_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,8 @@ def spec_file(text: str) -> str:
 
     if text == "-" or Path(text).exists():
         return text
-    known = shipped.run_specs()
+    claims = (shipped.specs_folder() / "claims").glob("*.yaml")
+    known = shipped.run_specs() | {path.stem: path for path in sorted(claims)}
     if text not in known:
         raise SpecError(
             f"no run spec '{text}'{suggest(text, known)}: there is no such file, and the "
