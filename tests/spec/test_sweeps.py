@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mergekit_perm import pipeline
+from mergekit_perm.cli.shared import spec_file
 from mergekit_perm.errors import SpecError
 from mergekit_perm.spec import Sweep, load_sweep, loads, loads_sweep, resolved, without_seeds
 
@@ -143,9 +144,17 @@ def test_claims_that_are_refused(tmp_path: Path, claim: str, message: str) -> No
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "specs/claims").glob("*.yaml")), ids=lambda p: p.stem
-)
+CLAIMS = sorted((ROOT / "specs/claims").glob("*.yaml"))
+
+
+def test_claims_are_found_by_name() -> None:
+    assert CLAIMS
+    assert [spec_file(path.stem) for path in CLAIMS] == list(map(str, CLAIMS))
+    with pytest.raises(SpecError, match="did you mean 'trajectory'"):
+        spec_file("trajectry")
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
 def test_every_shipped_claim_is_a_sweep(path: Path) -> None:
     sweep = load_sweep(path)
     assert sweep.spec.name == path.stem
