@@ -230,7 +230,8 @@ def _evaluation(rows: Rows) -> str:
         body.append([
             r["data"], str(r["threads"]), f"{r['engine']:.2f}", f"{bare:.2f}", f"{r['usual']:.2f}",
             f"{r['engine'] / bare:.2f}", f"{r['usual'] / r['engine']:.2f}",
-            f"{r['products']:.2f}", f"{r['usual'] / r['products']:.2f}",
+            *([f"{r['products']:.2f}", f"{r['usual'] / r['products']:.2f}"] if "products" in r
+              else ["-", "-"]),
         ])  # fmt: skip
     head = ["data", "threads", "engine, s", "bare passes, s", "usual loop, s",
             "engine / bare", "usual / engine", "products, s", "usual / products"]  # fmt: skip
