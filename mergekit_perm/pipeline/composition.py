@@ -16,6 +16,7 @@ import numpy as np
 
 from mergekit_perm import evaluate
 from mergekit_perm.alignment import Alignment
+from mergekit_perm.pipeline.aligning import keep_permutations, match_pair
 from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
 from mergekit_perm.pipeline.keys import (
     evaluation_key,
@@ -25,7 +26,6 @@ from mergekit_perm.pipeline.keys import (
     permutations_key,
 )
 from mergekit_perm.pipeline.stage import Stage
-from mergekit_perm.pipeline.stages import keep_permutations, match_pair
 from mergekit_perm.pipeline.workshop import Result, State, Workshop, network_file, permutation_file
 from mergekit_perm.spec.models import CompositionSpec
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from mergekit_perm import evaluate
 from mergekit_perm.alignment import Alignment
+from mergekit_perm.pipeline.aligning import find_permutations, keep_permutations
 from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
 from mergekit_perm.pipeline.keys import (
     Weights,
@@ -22,12 +23,7 @@ from mergekit_perm.pipeline.keys import (
     permutations_key,
 )
 from mergekit_perm.pipeline.stage import Stage
-from mergekit_perm.pipeline.stages import (
-    find_permutations,
-    keep_permutations,
-    plain_point,
-    read_points,
-)
+from mergekit_perm.pipeline.stages import plain_point, read_points
 from mergekit_perm.pipeline.workshop import Result, State, Workshop, permutation_file
 from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.models import MatrixSpec

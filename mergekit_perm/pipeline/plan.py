@@ -12,7 +12,7 @@ from typing import Any
 from mergekit_perm import evaluate
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.derive import is_proven
-from mergekit_perm.pipeline import composition, matrix, stages
+from mergekit_perm.pipeline import aligning, composition, matrix, stages
 from mergekit_perm.pipeline.composition import composition_stages
 from mergekit_perm.pipeline.folder import RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations, digest, gather
@@ -191,7 +191,7 @@ def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
             [inputs.architecture, inputs.options, inputs.code],
         ),
         ("permspec.yaml",),
-        stages.prove_permutations,
+        aligning.prove_permutations,
     )
     names, steps = list(inputs.spec.networks), found_at(inputs)
     where = f" at {', '.join(steps)}" if steps else ""
@@ -204,7 +204,7 @@ def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
         f"which looks at {LOOKED_AT[inputs.spec.looks_at]}",
         key,
         tuple(_aligned_files(inputs)),
-        partial(stages.align_networks, steps),
+        partial(aligning.align_networks, steps),
     )
 
 

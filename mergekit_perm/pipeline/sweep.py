@@ -22,7 +22,7 @@ from mergekit_perm.report.claims import Claim, Finding, Height, findings
 from mergekit_perm.report.compare import compare_groups
 from mergekit_perm.report.sweeps import SweepFolder, SweptRun, load_sweep_folder, save_sweep
 from mergekit_perm.spec import Sweep, resolved
-from mergekit_perm.spec.models import HeightSpec
+from mergekit_perm.spec.sweep_models import HeightSpec
 from mergekit_perm.spec.sweeps import Variation
 
 

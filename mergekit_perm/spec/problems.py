@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mergekit_perm.errors import suggest
-from mergekit_perm.spec import models
+from mergekit_perm.spec import models, sweep_models
 from mergekit_perm.spec.alignment import (
     ALIGNMENT_TAGS,
     ALIGNMENTS,
@@ -43,13 +43,13 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("evaluate", "matrix"): models.MatrixSpec,
     ("evaluate", "composition"): models.CompositionSpec,
     ("gates", "*"): models.GateSpec,
-    ("sweep",): models.SweepSpec,
-    ("sweep", "claims", "*"): models.ClaimSpec,
-    ("sweep", "claims", "*", "value"): models.HeightSpec,
-    ("sweep", "claims", "*", "at_most"): models.BoundSpec,
-    ("sweep", "claims", "*", "at_most", "of"): models.HeightSpec,
-    ("sweep", "claims", "*", "at_least"): models.BoundSpec,
-    ("sweep", "claims", "*", "at_least", "of"): models.HeightSpec,
+    ("sweep",): sweep_models.SweepSpec,
+    ("sweep", "claims", "*"): sweep_models.ClaimSpec,
+    ("sweep", "claims", "*", "value"): sweep_models.HeightSpec,
+    ("sweep", "claims", "*", "at_most"): sweep_models.BoundSpec,
+    ("sweep", "claims", "*", "at_most", "of"): sweep_models.HeightSpec,
+    ("sweep", "claims", "*", "at_least"): sweep_models.BoundSpec,
+    ("sweep", "claims", "*", "at_least", "of"): sweep_models.HeightSpec,
 }
 
 # What to write for a field that has no default.

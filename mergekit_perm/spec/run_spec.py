@@ -19,11 +19,11 @@ from mergekit_perm.spec.models import (
     NetworkSpec,
     PruneSpec,
     Section,
-    SweepSpec,
     TrainSpec,
 )
 from mergekit_perm.spec.paths import resolve_path
 from mergekit_perm.spec.sequences import end_of, epoch_in_name, sequence_files, steps_of
+from mergekit_perm.spec.sweep_models import SweepSpec
 
 __all__ = ["FORMAT", "JOINT", "RunSpec", "chosen_pairs"]
 
