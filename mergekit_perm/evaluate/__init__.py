@@ -2,7 +2,12 @@
 
 from mergekit_perm.devices import device
 from mergekit_perm.evaluate.barriers import Barrier, Point, excess, from_points
-from mergekit_perm.evaluate.calibration import CALIBRATIONS, calibrate, has_batch_norm
+from mergekit_perm.evaluate.calibration import (
+    CALIBRATIONS,
+    calibrate,
+    effective_calibration,
+    has_batch_norm,
+)
 from mergekit_perm.evaluate.curves import barrier, evaluate_points, measure_points
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure
@@ -35,6 +40,7 @@ __all__ = [
     "calibrate",
     "device",
     "edge",
+    "effective_calibration",
     "evaluate_points",
     "excess",
     "from_points",

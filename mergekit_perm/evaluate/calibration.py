@@ -1,4 +1,8 @@
-"""What is re-estimated after weights have been mixed."""
+"""What is re-estimated after weights have been mixed.
+
+A calibration is named by its steps, as in ``batch_norm+temperature``: the first changes layers, and
+`temperature` scales what comes out of the last one.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,8 @@ def calibrate(
 ) -> None:
     """Re-estimate in place, on training inputs, what mixing weights has invalidated.
 
-    ``none`` changes nothing and needs no split. ``batch_norm`` resets the running statistics of
+    ``none`` changes nothing and needs no split; ``temperature`` is of what is measured, and changes
+    no layer (see `measure_batches`). ``batch_norm`` resets the running statistics of
     every BatchNorm layer, those of timm included, and re-estimates them in one pass without
     gradients (REPAIR, arXiv 2211.08403, calls this the reset).
 
@@ -76,16 +81,45 @@ def calibrator(
 
     `make` makes it ready, for those who have its data on the device already.
     """
+    known_calibration(name)
+
+    def fresh(split: Split, size: int) -> Batches:
+        return Batches(split, device=device, batch_size=size)
+
+    of_layers = name.removesuffix(_SCALED) if name != TEMPERATURE else "none"
+    return _OF_LAYERS[of_layers](train_split, batch_size, make or fresh)
+
+
+def known_calibration(name: str) -> str:
+    """Return `name`, which must be one in `CALIBRATIONS`.
+
+    Raises:
+        EvaluationError: it is none.
+    """
     if name not in CALIBRATIONS:
         raise EvaluationError(
             f"no calibration '{name}'{suggest(name, CALIBRATIONS)}; "
             f"choose one of {', '.join(CALIBRATIONS)}"
         )
+    return name
 
-    def fresh(split: Split, size: int) -> Batches:
-        return Batches(split, device=device, batch_size=size)
 
-    return CALIBRATIONS[name](train_split, batch_size, make or fresh)
+def has_temperature(name: str) -> bool:
+    """Tell whether calibration `name` takes the loss at the best temperature."""
+    return name == TEMPERATURE or name.endswith(_SCALED)
+
+
+def effective_calibration(name: str, *, batch_norm: bool) -> str:
+    """Return the calibration that does what `name` does.
+
+    Args:
+        name: one in `CALIBRATIONS`.
+        batch_norm: whether there is a BatchNorm layer to re-estimate.
+    """
+    if batch_norm:
+        return name
+    steps = [step for step in name.split("+") if step != "batch_norm"]
+    return "+".join(steps) or "none"
 
 
 def has_batch_norm(module: nn.Module) -> bool:
@@ -108,10 +142,16 @@ def _batch_norm(split: Split | None, batch_size: int, make: MakeBatches) -> Call
     return lambda module: _re_estimate(module, batches)
 
 
-CALIBRATIONS: Mapping[str, Callable[[Split | None, int, MakeBatches], Callable[..., None]]] = (
+TEMPERATURE = "temperature"
+_SCALED = f"+{TEMPERATURE}"
+
+# By name: split, batch size, how to make batches -> what changes a module in place.
+_OF_LAYERS: Mapping[str, Callable[[Split | None, int, MakeBatches], Callable[..., None]]] = (
     MappingProxyType({"none": _none, "batch_norm": _batch_norm})
 )
-"""Calibration by name: split, batch size, how to make batches -> what changes a module in place."""
+
+CALIBRATIONS = ("none", "batch_norm", TEMPERATURE, f"batch_norm{_SCALED}")
+"""Calibrations by name."""
 
 
 class _Pooled:

@@ -14,7 +14,11 @@ from torch import nn
 from mergekit_perm.devices import device as find_device
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.barriers import Barrier
-from mergekit_perm.evaluate.calibration import has_batch_norm
+from mergekit_perm.evaluate.calibration import (
+    effective_calibration,
+    has_batch_norm,
+    known_calibration,
+)
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics
 from mergekit_perm.evaluate.pairs import known
@@ -184,7 +188,9 @@ def barrier(
     needed = list(dict.fromkeys(point for path in paths for point in path.points(names)))
     values: dict[str, Values] = {}
     for name in calibrations:
-        effective = name if has_batch_norm(module) or name != "batch_norm" else "none"
+        effective = effective_calibration(
+            known_calibration(name), batch_norm=has_batch_norm(module)
+        )
         if effective not in values:
             engine = Engine(
                 module, list(states.values()), chosen, train_split=data.splits.get("train"),

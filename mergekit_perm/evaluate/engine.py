@@ -13,7 +13,7 @@ from torch import nn
 from mergekit_perm.data.batches import Batches
 from mergekit_perm.data.layout import quickest_layout
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate.calibration import calibrator
+from mergekit_perm.evaluate.calibration import calibrator, has_temperature
 from mergekit_perm.evaluate.fused_norms import FusedNorms
 from mergekit_perm.evaluate.metrics import Metrics, measure_batches
 from mergekit_perm.evaluate.mixing import Mixer
@@ -81,6 +81,7 @@ class Engine:
         self._kept = True
         self._batches: dict[str, Batches] = {}
         self._make_ready()
+        self._best_temperature = has_temperature(calibration)
         self._calibrate = calibrator(
             calibration,
             train_split,
@@ -100,7 +101,9 @@ class Engine:
             try:
                 with self._norms.fused(), self.arithmetic():
                     return {
-                        name: measure_batches(self._mixer.module, batches)
+                        name: measure_batches(
+                            self._mixer.module, batches, best_temperature=self._best_temperature
+                        )
                         for name, batches in self._batches.items()
                     }
             except RuntimeError as error:

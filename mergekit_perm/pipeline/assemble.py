@@ -17,7 +17,7 @@ from mergekit_perm.evaluate import Barrier, Metrics
 from mergekit_perm.files import file_sha256
 from mergekit_perm.pipeline.composition import compositions
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
-from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations
+from mergekit_perm.pipeline.inputs import Inputs, alignments, calibration_of, calibrations
 from mergekit_perm.pipeline.keys import Weights, found_at
 from mergekit_perm.pipeline.matrix import checkpoints, matrices
 from mergekit_perm.pipeline.plan import paths, point_sets
@@ -137,8 +137,7 @@ def _gates(inputs: Inputs, barriers: Sequence[Barrier]) -> list[Plain]:
     """Return every gate with the highest barrier that it is about."""
     gates = []
     for gate in inputs.spec.gates:
-        measured = calibrations(inputs)
-        calibration = gate.calibration if gate.calibration in measured else measured[0]
+        calibration = calibration_of(inputs, gate.calibration)
         value = max(
             barrier.barrier
             for barrier in barriers
@@ -155,10 +154,14 @@ def _notes(inputs: Inputs, results: Results) -> list[str]:
     notes = []
     asked = inputs.spec.evaluate.calibration if inputs.spec.evaluate else ()
     for calibration in asked:
-        if calibration not in calibrations(inputs):
+        same = calibration_of(inputs, calibration)
+        if same != calibration:
             notes.append(
                 f"Calibration {calibration} changes nothing here: the networks have no BatchNorm. "
                 "It was not measured apart from none."
+                if same == "none"
+                else f"Calibration {calibration} does what {same} does, and was measured as that: "
+                "the networks have no BatchNorm."
             )
     if inputs.spec.align is not None and not results["permutations"]["verified"]:
         notes.append(

@@ -155,7 +155,8 @@ def _check_runs(architecture: str, module: torch.nn.Module, found: Data) -> None
 
 
 def _needs_train(spec: RunSpec, *, trains: bool) -> bool:
-    calibrates = spec.evaluate is not None and set(spec.evaluate.calibration) != {"none"}
+    asked = () if spec.evaluate is None else spec.evaluate.calibration
+    calibrates = any("batch_norm" in name for name in asked)
     return trains or calibrates or spec.looks_at != "weights"
 
 
@@ -199,7 +200,12 @@ def calibrations(inputs: Inputs) -> list[str]:
     if inputs.spec.evaluate is None:
         return []
     asked = inputs.spec.evaluate.calibration
-    return [c for c in asked if c == "none" or inputs.has_batch_norm] or ["none"]
+    return list(dict.fromkeys(calibration_of(inputs, name) for name in asked))
+
+
+def calibration_of(inputs: Inputs, asked: str) -> str:
+    """Return the calibration that is measured where `asked` is asked for."""
+    return evaluate.effective_calibration(asked, batch_norm=inputs.has_batch_norm)
 
 
 def alignments(inputs: Inputs) -> list[str]:

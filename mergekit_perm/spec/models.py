@@ -277,7 +277,8 @@ class EvaluateSpec(Section):
         simplex: the grid over all networks at once, or None.
         matrix: over the checkpoints of sequences, or None.
         composition: along paths of networks, or None.
-        calibration: what is re-estimated after mixing; each choice is measured.
+        calibration: what is re-estimated after mixing; each choice is measured. ``temperature`` is
+            the loss at the temperature that suits the split best, of mixtures and networks alike.
         device: auto, cpu, mps, cuda, cuda:N, or several as in cuda:0,cuda:1: points are spread
             over them.
         batch_size: examples at a time; auto is what suits the device, and 512 to calibrate with.

@@ -265,7 +265,7 @@ def test_gradients_work_after_calibration(split) -> None:
             "batchnorm",
             4,
             "no calibration 'batchnorm' (did you mean 'batch_norm'?); "
-            "choose one of none, batch_norm",
+            "choose one of none, batch_norm, temperature, batch_norm+temperature",
         ),
         (
             "batch_norm",
@@ -286,4 +286,4 @@ def test_what_is_refused(split, name: str, examples: int | None, message: str) -
         calibrate(deep(), name, given)
 
     assert str(error.value) == message
-    assert list(CALIBRATIONS) == ["none", "batch_norm"]
+    assert list(CALIBRATIONS) == ["none", "batch_norm", "temperature", "batch_norm+temperature"]

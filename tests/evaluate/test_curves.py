@@ -295,7 +295,8 @@ def test_a_network_that_blows_up_has_an_infinite_barrier(product, data: Data) ->
         ({"device": "tpus"}, "no device 'tpus'; choose auto, cpu, cuda, cuda:N or mps"),
         (
             {"calibration": ["nune"]},
-            "no calibration 'nune' (did you mean 'none'?); choose one of none, batch_norm",
+            "no calibration 'nune' (did you mean 'none'?); "
+            "choose one of none, batch_norm, temperature, batch_norm+temperature",
         ),
     ],
 )

@@ -106,12 +106,12 @@ def scarce(monkeypatch: pytest.MonkeyPatch, most: int, error: RuntimeError) -> l
     given: list[int] = []
     plain = engine.measure_batches
 
-    def measured(module: nn.Module, batches: Batches) -> Metrics:
+    def measured(module: nn.Module, batches: Batches, **options: Any) -> Metrics:
         largest = max(len(labels) for _, labels in batches)
         given.append(largest)
         if largest > most:
             raise error
-        return plain(module, batches)
+        return plain(module, batches, **options)
 
     monkeypatch.setattr(engine, "measure_batches", measured)
     return given
