@@ -117,6 +117,13 @@ class Alignment:
         """How many groups do not stay as they are; 0 for the identity."""
         return sum(permutation.moved > 0 for permutation in self.permutations.values())
 
+    @property
+    def fixed(self) -> float:
+        """The share of all units that stay where they are."""
+        units = sum(map(len, self.permutations.values()))
+        moved = sum(permutation.moved for permutation in self.permutations.values())
+        return 1 - moved / units if units else 1.0
+
     # ---------------------------------------------------------------------------------- algebra
 
     def inverse(self) -> Alignment:

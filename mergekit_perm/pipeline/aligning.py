@@ -56,7 +56,7 @@ def align_networks(steps: Sequence[str], shop: Workshop) -> Result:
     """
     spec, found = shop.inputs.spec, find_permutations(steps, shop)
     if steps:
-        found = align.moved_along(found, shop.family("naive"), _permutation_spec(shop))
+        found = align.moved_along(found, shop.family("naive"), permutation_spec(shop))
     assert isinstance(found, align.Family)
     alignments = keep_permutations(found.permutations, found, permutation_file, shop)
     for name, alignment in alignments.items():
@@ -103,30 +103,31 @@ def find_permutations(steps: Sequence[str], shop: Workshop) -> align.Family | al
         sequences = {name: [each[name] for each in checkpoints_of] for name in checkpoints_of[0]}
         return align.align_sequences(
             sequences,
-            _permutation_spec(shop),
+            permutation_spec(shop),
             reference=settings.reference,
             device=str(shop.inputs.device),
             progress=shop.progress,
             **settings.options,
         )
     networks = shop.checkpoints_of(steps[0]) if steps else shop.family("naive")
-    return _align(networks, settings.reference, shop)
+    return match(networks, settings.reference, shop)
 
 
 def match_pair(one: str, other: str, shop: Workshop) -> align.Family:
     """Return the alignment of network `one` to network `other`, of these two alone."""
     pair = {name: shop.read(network_file(name)) for name in (other, one)}
-    return _align(pair, other, shop)
+    return match(pair, other, shop)
 
 
-def _align(states: Mapping[str, State], reference: str, shop: Workshop) -> align.Family:
+def match(states: Mapping[str, State], reference: str, shop: Workshop) -> align.Family:
+    """Return the alignment of networks, as the spec aligns its own."""
     settings = shop.inputs.spec.align
     if settings is None:
         raise RunError("the spec has no `align` section")
     data = shop.inputs.data if shop.inputs.spec.looks_at != "weights" else None
     return align.align(
         states,
-        _permutation_spec(shop),
+        permutation_spec(shop),
         reference=reference,
         method=settings.method,
         model=None if data is None else shop.module(),
@@ -144,7 +145,7 @@ def keep_permutations(
     shop: Workshop,
 ) -> dict[str, Alignment]:
     """Write the permutations of networks `names` to `file` of each name, and return them."""
-    spec = _permutation_spec(shop)
+    spec = permutation_spec(shop)
     spec = replace(spec, architecture=shop.inputs.architecture, options=shop.inputs.options)
     alignments = {
         name: Alignment(found.permutations[name], spec, name, reference=found.reference)
@@ -155,7 +156,8 @@ def keep_permutations(
     return alignments
 
 
-def _permutation_spec(shop: Workshop) -> PermutationSpec:
+def permutation_spec(shop: Workshop) -> PermutationSpec:
+    """Return the permutation spec of the run."""
     found = shop.inputs.permutations
     if found is None:
         raise RunError("nothing is aligned, so there is no permutation spec")

@@ -16,12 +16,14 @@ from mergekit_perm import __version__, evaluate
 from mergekit_perm.evaluate import Barrier, Metrics
 from mergekit_perm.files import file_sha256
 from mergekit_perm.pipeline.composition import compositions
+from mergekit_perm.pipeline.controls import controls
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, alignments, calibration_of, calibrations
 from mergekit_perm.pipeline.keys import Weights, found_at
 from mergekit_perm.pipeline.matrix import checkpoints, matrices
 from mergekit_perm.pipeline.plan import paths, point_sets
 from mergekit_perm.pipeline.stages import evaluation_name
+from mergekit_perm.pipeline.transport import transported
 from mergekit_perm.report import Report
 from mergekit_perm.spec import without_seeds
 
@@ -42,6 +44,8 @@ def report(inputs: Inputs, results: Results, folder: RunFolder) -> Report:
             "matrices": matrices(inputs, results),
             "checkpoints": checkpoints(inputs, results),
             "compositions": compositions(inputs, results),
+            "controls": controls(inputs, results),
+            "transported": transported(inputs, results),
             "merged": _merged(inputs, results, folder),
             "gates": _gates(inputs, barriers),
             "provenance": _provenance(inputs, results, folder),

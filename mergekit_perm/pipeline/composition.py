@@ -25,8 +25,9 @@ from mergekit_perm.pipeline.keys import (
     networks_key,
     permutations_key,
 )
+from mergekit_perm.pipeline.pair_barriers import pair_barriers
 from mergekit_perm.pipeline.stage import Stage
-from mergekit_perm.pipeline.workshop import Result, State, Workshop, network_file, permutation_file
+from mergekit_perm.pipeline.workshop import Result, Workshop, network_file, permutation_file
 from mergekit_perm.spec.models import CompositionSpec
 
 Networks = tuple[str, ...]
@@ -152,6 +153,8 @@ def _measure(
 
 
 def _measured(route: Networks, calibration: str, shop: Workshop) -> Result:
+    settings = _settings(shop.inputs)
+    points = settings.points if settings else 2
     steps = [_alignment(f"{one}+{other}", shop) for one, other in itertools.pairwise(route)]
     composed = reduce(lambda before, after: before @ after, steps)
     first, last = (shop.read(network_file(name)) for name in (route[0], route[-1]))
@@ -162,40 +165,12 @@ def _measured(route: Networks, calibration: str, shop: Workshop) -> Result:
         moved = [dict(alignment.apply(s)) for alignment, s in zip(own, (first, last), strict=True)]
         ends["aligned"] = dict(zip(("first", "last"), moved, strict=True))
     heights = {
-        kind: _heights((route, kind, calibration), pair, calibration, shop)
+        kind: pair_barriers((route, kind, calibration), pair, points, calibration, shop)
         for kind, pair in ends.items()
     }
-    fixed = _fixed(composed) if is_cycle else None
+    fixed = composed.fixed if is_cycle else None
     return {"networks": list(route), "fixed": fixed, "aligned": None, **heights}
 
 
 def _alignment(name: str, shop: Workshop) -> Alignment:
     return Alignment.load(shop.folder.path / permutation_file(name))
-
-
-def _heights(
-    which: object, pair: Mapping[str, State], calibration: str, shop: Workshop
-) -> dict[str, dict[str, float]]:
-    """Return the barrier of a pair by split and metric."""
-    settings = _settings(shop.inputs)
-    assert settings is not None
-    names = tuple(pair)
-    (path,) = evaluate.paths_between(
-        names, "all", reference=None, points=settings.points, simplex=None
-    )
-    engine = shop.engine_for(which, lambda: pair, calibration)
-    values = {point: engine.measure(point) for point in path.points(names)}
-    return {
-        split: {
-            metric: path.barrier(names, values, calibration, split, metric, "aligned").barrier
-            for metric in evaluate.METRICS
-        }
-        for split in shop.inputs.splits
-    }
-
-
-def _fixed(alignment: Alignment) -> float:
-    """Return the share of all units that stay where they are."""
-    moved = sum(permutation.moved for permutation in alignment.permutations.values())
-    units = sum(len(permutation) for permutation in alignment.permutations.values())
-    return 1 - moved / units if units else 1.0

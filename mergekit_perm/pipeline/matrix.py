@@ -12,40 +12,29 @@ from functools import partial
 from typing import Any
 
 from mergekit_perm import evaluate
-from mergekit_perm.alignment import Alignment
-from mergekit_perm.pipeline.aligning import find_permutations, keep_permutations
+from mergekit_perm.pipeline.checkpoint_alignments import alignment_at
 from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
 from mergekit_perm.pipeline.keys import (
     Weights,
     evaluation_key,
-    found_at,
     networks_key,
     permutations_key,
 )
 from mergekit_perm.pipeline.stage import Stage
 from mergekit_perm.pipeline.stages import plain_point, read_points
-from mergekit_perm.pipeline.workshop import Result, State, Workshop, permutation_file
+from mergekit_perm.pipeline.workshop import Result, State, Workshop
 from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.models import MatrixSpec
 from mergekit_perm.spec.sequences import end_of
 
 
 def matrix_stages(inputs: Inputs) -> Iterator[Stage]:
-    """Yield the stages that find permutations at checkpoints, and that measure barriers there."""
+    """Yield the stages that measure barriers at checkpoints."""
     settings = _settings(inputs)
     if settings is None:
         return
     spec = inputs.spec
     rows = spec.chosen_steps(settings.found_at)
-    for found in rows:
-        if not _is_that_of_the_run(inputs, found):
-            yield Stage(
-                f"align@{found}",
-                f"align {', '.join(spec.networks)} at {found}",
-                permutations_key(inputs, [found]),
-                tuple(permutation_file(f"{name}@{found}") for name in spec.networks),
-                partial(_align_at, found),
-            )
     points = _points(inputs, settings)
     for calibration, row, applied in itertools.product(
         calibrations(inputs), (None, *rows), spec.chosen_steps(settings.applied_at)
@@ -127,11 +116,6 @@ def _settings(inputs: Inputs) -> MatrixSpec | None:
     return None if evaluating is None or aligning is None else evaluating.matrix
 
 
-def _is_that_of_the_run(inputs: Inputs, step: str) -> bool:
-    """Tell whether the run's own permutations are those found at `step`."""
-    return (found_at(inputs) or (end_of(inputs.spec.steps),)) == (step,)
-
-
 def _name(calibration: str, row: str | None, applied: str) -> str:
     return f"matrix/{calibration}/{'naive' if row is None else row}/{applied}"
 
@@ -152,14 +136,6 @@ def _points(inputs: Inputs, settings: MatrixSpec) -> list[Weights]:
 
 
 # ----------------------------------------------------------------------------------------- work
-
-
-def _align_at(step: str, shop: Workshop) -> Result:
-    """Find permutations at `step` of all sequences, and write them."""
-    found = find_permutations([step], shop)
-    names = shop.inputs.spec.networks
-    keep_permutations(names, found, lambda name: permutation_file(f"{name}@{step}"), shop)
-    return {"cut_off": found.cut_off}
 
 
 def _measure(
@@ -191,9 +167,4 @@ def _placed(row: str | None, applied: str, shop: Workshop) -> dict[str, State]:
     family = shop.checkpoints_of(applied)
     if row is None:
         return family
-    own = _is_that_of_the_run(shop.inputs, row)
-    files = {name: permutation_file(name if own else f"{name}@{row}") for name in family}
-    return {
-        name: Alignment.load(shop.folder.path / files[name]).apply(state)
-        for name, state in family.items()
-    }
+    return {name: alignment_at(name, row, shop).apply(state) for name, state in family.items()}

@@ -12,8 +12,10 @@ from typing import Any
 from mergekit_perm import evaluate
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.derive import is_proven
-from mergekit_perm.pipeline import aligning, composition, matrix, stages
+from mergekit_perm.pipeline import aligning, composition, controls, matrix, stages
+from mergekit_perm.pipeline.checkpoint_alignments import checkpoint_alignment_stages
 from mergekit_perm.pipeline.composition import composition_stages
+from mergekit_perm.pipeline.controls import control_stages
 from mergekit_perm.pipeline.folder import RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations, digest, gather
 from mergekit_perm.pipeline.keys import (
@@ -28,7 +30,9 @@ from mergekit_perm.pipeline.keys import (
 )
 from mergekit_perm.pipeline.matrix import matrix_stages
 from mergekit_perm.pipeline.memory import peak_memory
+from mergekit_perm.pipeline.pruning import prune_network
 from mergekit_perm.pipeline.stage import Stage
+from mergekit_perm.pipeline.transport import transport_stages
 from mergekit_perm.pipeline.workshop import (
     aligned_file,
     checkpoint_file,
@@ -91,7 +95,7 @@ def make_plan(spec: RunSpec, *, out: str | Path | None = None, device: str | Non
     folder = RunFolder(default_folder(spec) if out is None else Path(out))
     steps = tuple(Step(stage, _status(stage, inputs, folder)) for stage in list_stages(inputs))
     points = len(list(_all_points(inputs))) + _searched(inputs)
-    points += matrix.count_points(inputs) + composition.count_points(inputs)
+    points += sum(each.count_points(inputs) for each in (matrix, composition, controls))
     return Plan(steps, peak_memory(inputs), points)
 
 
@@ -120,8 +124,11 @@ def list_stages(inputs: Inputs) -> list[Stage]:
         *_alignment_stages(inputs),
         *_merge_stages(inputs),
         *_evaluation_stages(inputs),
+        *checkpoint_alignment_stages(inputs),
         *matrix_stages(inputs),
         *composition_stages(inputs),
+        *control_stages(inputs),
+        *transport_stages(inputs),
     ]
 
 
@@ -169,7 +176,7 @@ def _training_stages(inputs: Inputs, name: str) -> Iterator[Stage]:
         f"rewound to epoch {pruning.rewind}",
         digest(*pruned.values()),
         tuple(files),
-        partial(stages.prune_network, name, pruned),
+        partial(prune_network, name, pruned),
         tuple(pruned.values()),
     )
 

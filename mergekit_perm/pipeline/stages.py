@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from mergekit_perm import checkpoints, evaluate, merge, networks, train
-from mergekit_perm.cache import cache_folder
-from mergekit_perm.errors import CheckpointError, RunError
+from mergekit_perm.errors import RunError
 from mergekit_perm.pipeline import card
+from mergekit_perm.pipeline.networks_cache import keep_cached, keep_network
 from mergekit_perm.pipeline.workshop import (
     Result,
     State,
     Workshop,
     checkpoint_file,
-    mask_file,
     network_file,
 )
 from mergekit_perm.spec.models import MergeSpec
@@ -41,13 +38,13 @@ def train_network(name: str, keys: Mapping[int, str], shop: Workshop) -> Result:
         raise RunError(f"network '{name}' cannot be trained: it has no data")
     end = max(keys)
     files = {epoch: network_file(name if epoch == end else f"{name}@{epoch}") for epoch in keys}
-    if all(_keep_cached(files[epoch], key, shop) for epoch, key in keys.items()):
+    if all(keep_cached(files[epoch], key, shop) for epoch, key in keys.items()):
         return {"origin": "trained", "seed": settings.seed, "cached": True}
 
     def keep(epoch: int, state: State) -> None:
         # What there is stays: elsewhere than on a CPU the same training need not repeat to the bit.
-        if not _keep_cached(files[epoch], keys[epoch], shop):
-            _keep(files[epoch], state, keys[epoch], shop)
+        if not keep_cached(files[epoch], keys[epoch], shop):
+            keep_network(files[epoch], state, keys[epoch], shop)
 
     module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=settings.seed)
     history = train.fit(
@@ -63,75 +60,6 @@ def train_network(name: str, keys: Mapping[int, str], shop: Workshop) -> Result:
     )
     losses = list(history.losses)
     return {"origin": "trained", "seed": settings.seed, "cached": False, "losses": losses}
-
-
-def prune_network(name: str, keys: Mapping[str, str], shop: Workshop) -> Result:
-    """Prune network `name` level by level, each time trained again from where it is rewound to.
-
-    Args:
-        name: of the network.
-        keys: the content keys of the levels, in order.
-        shop: where to work.
-    """
-    spec, inputs = shop.inputs.spec, shop.inputs
-    settings, pruning = spec.networks[name].train, spec.pruning(name)
-    if settings is None or pruning is None or inputs.data is None:
-        raise RunError(f"network '{name}' cannot be pruned: it is not trained here")
-    module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=settings.seed)
-    rewound = shop.read(network_file(f"{name}@{pruning.rewind}"))
-    state = shop.read(network_file(name))
-    mask = train.whole_mask(state, train.prunable(module, pruning.exclude))
-    shares = []
-    for step, key in keys.items():
-        mask = train.next_mask(state, mask, pruning.fraction)
-        shares.append(train.kept_share(mask))
-        shop.write(mask_file(name, step), mask, content=key)
-        known = _from_cache(key, shop)
-        if known is None:
-            module.load_state_dict(rewound)
-            train.fit(
-                module,
-                inputs.data.splits["train"],
-                train.Recipe(**spec.training(name).keywords()),
-                seed=settings.seed,
-                device=inputs.device,
-                start=pruning.rewind,
-                mask=mask,
-                progress=shop.progress,
-                task=f"training {name}, {100 * shares[-1]:.3g} % of its weights",
-            )
-            known = train.copied(module)
-        state = known
-        _keep(network_file(f"{name}@{step}"), state, key, shop)
-    return {"kept": shares}
-
-
-def _keep(file: str, state: State, key: str, shop: Workshop) -> None:
-    """Write a network that was trained to the folder, and to the cache."""
-    shop.write(file, state, content=key)
-    with suppress(OSError):  # a cache that cannot be written costs time, not the run
-        checkpoints.save(_cached(key), state, metadata={"content": key})
-
-
-def _cached(key: str) -> Path:
-    return cache_folder("networks") / f"{key}.safetensors"
-
-
-def _keep_cached(file: str, key: str, shop: Workshop) -> bool:
-    """Write the network with this key to `file` of the folder, if the cache has it; tell if so."""
-    known = _from_cache(key, shop)
-    if known is not None:
-        shop.write(file, known, content=key)
-    return known is not None
-
-
-def _from_cache(key: str, shop: Workshop) -> State | None:
-    """Return the network with this key; None when there is none, or none that can be read."""
-    file = _cached(key)
-    try:
-        return checkpoints.load_state(file) if shop.use_cache and file.is_file() else None
-    except CheckpointError:
-        return None
 
 
 def read_network(name: str, shop: Workshop) -> Result:

@@ -33,20 +33,20 @@ class Height:
     Attributes:
         figure: the label of the line, such as ``worst far edge`` or ``simplex``; ``pair`` is the
             highest of all pairs. None where it is of the matrix.
-        alignment: ``naive`` or ``aligned``, of a line.
+        alignment: ``naive`` or ``aligned``, of a line that has both; None is aligned.
         found_at: rows of the matrix; ``none`` is the row without permutations, ``all`` all others,
             ``end`` that of the networks themselves.
         applied_at: columns of the matrix. Of several cells the highest counts.
     """
 
     figure: str | None = None
-    alignment: str = "aligned"
+    alignment: str | None = None
     found_at: tuple[str, ...] = ()
     applied_at: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.figure is not None:
-            return f"{self.figure}, {self.alignment}"
+            return ", ".join(filter(None, (self.figure, self.alignment)))
         return f"found at {', '.join(self.found_at)}, applied at {', '.join(self.applied_at)}"
 
 
@@ -184,14 +184,15 @@ def _measured(height: Height, claim: Claim, report: Report) -> float:
     if height.figure is None:
         return _in_matrix(height, case, report)
     rows = [row for row in summaries.rows(report) if row.case == case]
+    alignment = height.alignment or "aligned"
     lines: dict[str, float | None] = {}
     for row in rows:
-        barrier = getattr(row, height.alignment)
+        barrier = getattr(row, alignment)
         lines[row.label] = None if barrier is None else barrier.barrier
-    lines |= {each.label: getattr(each, height.alignment) for each in summaries.figures(rows)}
-    lines |= summaries.composed(report, case)
+    lines |= {each.label: getattr(each, alignment) for each in summaries.figures(rows)}
+    lines |= summaries.others(report, case)
     for kind in ("pair", "simplex"):
-        of_kind = (getattr(row, height.alignment) for row in rows if row.kind == kind)
+        of_kind = (getattr(row, alignment) for row in rows if row.kind == kind)
         lines[kind] = summaries.worst(of_kind)
     value = lines.get(height.figure)
     if value is None:

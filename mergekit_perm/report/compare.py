@@ -303,8 +303,8 @@ def _values_of(report: Report) -> Iterator[tuple[Case, str, str | None, float]]:
             for alignment, value in (("naive", figure.naive), ("aligned", figure.aligned)):
                 if value is not None:
                     yield case, figure.label, alignment, value
-    for case in dict.fromkeys(Case(c.split, c.metric, c.calibration) for c in report.compositions):
-        for label, value in summaries.composed(report, case).items():
+    for case in summaries.other_cases(report):
+        for label, value in summaries.others(report, case).items():
             yield case, label, None, value
     for name, merged in report.merged.items():
         for calibration, by_split in merged.calibration.items():

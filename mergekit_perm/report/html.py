@@ -47,6 +47,7 @@ def _barriers(report: Report) -> Iterator[str]:
         yield f"<h2>Barriers: {html.escape(f'{case.split} {case.metric}{calibrated}')}</h2>"
         lines = [(row.label, _height(row.naive), _height(row.aligned)) for row in of_case]
         lines += [(each.label, each.naive, each.aligned) for each in summaries.figures(of_case)]
+        lines += [(kind, None, height) for kind, height in summaries.controls(report, case).items()]
         body = [
             [label, *(number(value, metric=case.metric) for value in values)]
             for label, *values in lines
@@ -69,6 +70,11 @@ def _others(report: Report) -> Iterator[str]:
             label = f"{name}, {step_words(step)}"
             label += f", {100 * each.kept:.3g} % of weights" if each.kept < 1 else ""
             body += [_metrics(label, split, metrics) for split, metrics in each.metrics.items()]
+    for trained in report.transported:
+        for number_of, run in enumerate(trained.trainings, start=1):
+            label = f"{trained.target}, {trained.mask} mask of {trained.source} at {trained.level}"
+            label += f", training {number_of}" if len(trained.trainings) > 1 else ""
+            body += [_metrics(label, split, metrics) for split, metrics in run.items()]
     body += [
         _metrics(
             f"merged: {name}" + ("" if calibration == "none" else f", {calibration}"),

@@ -199,6 +199,48 @@ class Composition:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """A barrier where the answer is known.
+
+    Attributes:
+        kind: ``random permutation``, about as high as without permutation, or ``planted copy``, 0.
+        networks: the pair, the second permuted at random; or the network that was copied.
+        found: of a planted copy the share of units that alignment found again; None otherwise.
+    """
+
+    kind: str
+    networks: tuple[str, ...]
+    calibration: str
+    split: str
+    metric: Literal["loss", "error"]
+    barrier: float
+    found: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transported:
+    """A network trained under a mask, from where its own pruning rewinds it.
+
+    Attributes:
+        mask: whose and how: its ``own``, of ``source`` ``permuted`` as the run aligns networks or
+            ``permuted at its level``, ``raw`` as it is, permuted at ``random``; or ``one-shot``,
+            the largest of its own weights at the start.
+        level: of pruning.
+        source: the network whose mask it is.
+        target: the network that was trained.
+        kept: the share of the weights that can be pruned that the mask keeps.
+        trainings: metrics by split, one for each training.
+    """
+
+    mask: str
+    level: str
+    source: str
+    target: str
+    kept: float
+    trainings: tuple[Mapping[str, Metrics], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Merged:
     """A merged network: its file in the run's folder, and its metrics by calibration and split."""
 
@@ -256,6 +298,8 @@ class Report:
     matrices: tuple[Matrix, ...] = ()
     checkpoints: Mapping[str, Mapping[str, Checkpoint]] = field(default_factory=dict)
     compositions: tuple[Composition, ...] = ()
+    controls: tuple[Control, ...] = ()
+    transported: tuple[Transported, ...] = ()
     format: str = FORMAT
 
     def to_json(self) -> dict[str, Any]:

@@ -92,6 +92,45 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     return found
 
 
+def others(report: Report, case: Case) -> dict[str, float]:
+    """Return all figures of one case that are neither of a pair nor of a simplex, by label."""
+    return {**composed(report, case), **controls(report, case), **masks(report, case)}
+
+
+def other_cases(report: Report) -> list[Case]:
+    """Return the cases that `others` has figures of, each once."""
+    found = [Case(c.split, c.metric, c.calibration) for c in report.compositions]
+    found += [Case(c.split, c.metric, c.calibration) for c in report.controls]
+    found += [
+        Case(split, metric, "none")
+        for each in report.transported
+        for split in each.trainings[0]
+        for metric in ("loss", "error")
+    ]
+    return list(dict.fromkeys(found))
+
+
+def controls(report: Report, case: Case) -> dict[str, float]:
+    """Return the highest barrier of every kind of control of one case, by kind."""
+    found: dict[str, float] = {}
+    for each in report.controls:
+        if Case(each.split, each.metric, each.calibration) == case:
+            found[each.kind] = max(found.get(each.kind, -math.inf), each.barrier)
+    return found
+
+
+def masks(report: Report, case: Case) -> dict[str, float]:
+    """Return the mean of networks trained under every kind of mask and level, by label.
+
+    As in ``permuted mask at prune3``.
+    """
+    found: dict[str, list[float]] = {}
+    for each in report.transported if case.calibration == "none" else ():
+        values = [getattr(run[case.split], case.metric) for run in each.trainings]
+        found.setdefault(f"{each.mask} mask at {each.level}", []).extend(values)
+    return {label: math.fsum(values) / len(values) for label, values in found.items()}
+
+
 def composed(report: Report, case: Case) -> dict[str, float]:
     """Return the mean barrier of every kind of path and cycle of one case, by label.
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mergekit_perm.report import summaries
 from mergekit_perm.report.composition_terminal import show_compositions
+from mergekit_perm.report.controls_terminal import show_controls, show_masks
 from mergekit_perm.report.matrix_terminal import show_checkpoints, show_matrix, step_words
 from mergekit_perm.report.model import Alignment, Barrier, Change, Gate, Metrics, Report
 from mergekit_perm.report.numbers import exact, number
@@ -44,10 +45,12 @@ def render(report: Report, console: Console) -> None:
         (case.metric, case.calibration) for case in summaries.cases(report)
     ):
         _barriers(report, metric, calibration, console)
+    show_controls(report, console)
     show_compositions(report, console)
     show_checkpoints(report, console)
     for matrix in report.matrices:
         show_matrix(matrix, console)
+    show_masks(report, console)
     _merged(report, console)
     _gates(report, console)
     if report.notes:

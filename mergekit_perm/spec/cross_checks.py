@@ -192,6 +192,12 @@ def _evaluate(parts: Parts) -> Iterator[Problem]:
             yield Problem(("evaluate", "pairs"), message, "write pairs: all, or name a reference")
 
 
+def _controls(parts: Parts) -> Iterator[Problem]:
+    if parts.evaluate is not None and parts.evaluate.controls and "align" not in parts.given:
+        message = "controls are of permutations, and the spec has no 'align'"
+        yield Problem(("evaluate", "controls"), message, "add align: {}", key=True)
+
+
 def _composition(parts: Parts) -> Iterator[Problem]:
     settings = parts.evaluate.composition if parts.evaluate else None
     if settings is None:
@@ -263,6 +269,7 @@ _CHECKS = (
     _pairs,
     _evaluate,
     _composition,
+    _controls,
     _gates,
     sequence_problems,
     pruning_problems,

@@ -24,6 +24,7 @@ from mergekit_perm.spec.fields import (
     BatchSize,
     Calibration,
     Calibrations,
+    Controls,
     Count,
     Device,
     Ema,
@@ -266,6 +267,22 @@ class CompositionSpec(Section):
     points: AtLeastTwo = 11
 
 
+class MaskTransportSpec(Section):
+    """Networks trained under the masks of others, permuted onto them, beside masks to compare with.
+
+    Attributes:
+        levels: of pruning.
+        level_permutations: masks permuted as networks match at their own level, besides those
+            permuted as the run has aligned its networks.
+        trainings: of every mask, the first in the order of examples that the network was trained
+            in; a random mask is another one each time.
+    """
+
+    levels: Steps = "all"
+    level_permutations: bool = True
+    trainings: Count = 1
+
+
 class EvaluateSpec(Section):
     """What is measured.
 
@@ -277,6 +294,9 @@ class EvaluateSpec(Section):
         simplex: the grid over all networks at once, or None.
         matrix: over the checkpoints of sequences, or None.
         composition: along paths of networks, or None.
+        mask_transport: how networks do under the masks of others, or None.
+        controls: ``random_permutation`` measures pairs of which one is permuted at random,
+            ``planted_copy`` a permuted copy of the reference that is aligned to it.
         calibration: what is re-estimated after mixing; each choice is measured. ``temperature`` is
             the loss at the temperature that suits the split best, of mixtures and networks alike.
         device: auto, cpu, mps, cuda, cuda:N, or several as in cuda:0,cuda:1: points are spread
@@ -291,6 +311,8 @@ class EvaluateSpec(Section):
     simplex: SimplexSpec | None = None
     matrix: MatrixSpec | None = None
     composition: CompositionSpec | None = None
+    mask_transport: MaskTransportSpec | None = None
+    controls: Controls = ()
     calibration: Calibrations = ("none",)
     device: Device = "auto"
     batch_size: BatchSize = "auto"

@@ -42,6 +42,7 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("evaluate", "simplex"): models.SimplexSpec,
     ("evaluate", "matrix"): models.MatrixSpec,
     ("evaluate", "composition"): models.CompositionSpec,
+    ("evaluate", "mask_transport"): models.MaskTransportSpec,
     ("gates", "*"): models.GateSpec,
     ("sweep",): sweep_models.SweepSpec,
     ("sweep", "claims", "*"): sweep_models.ClaimSpec,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, PrivateAttr
 
 from mergekit_perm.spec.alignment import JOINT, AlignField, AlignSpec, Looks
-from mergekit_perm.spec.fields import Name, Text
+from mergekit_perm.spec.fields import PRUNED, Name, Text
 from mergekit_perm.spec.models import (
     DataField,
     EvaluateSpec,
@@ -112,6 +112,11 @@ class RunSpec(Section):
         several = [steps] if isinstance(steps, str) else steps
         named = (end_of(self.steps) if step == "end" else step for step in several)
         return tuple(dict.fromkeys(named))  # the end may be there by its epoch as well
+
+    def chosen_levels(self, levels: str | Sequence[str]) -> tuple[str, ...]:
+        """Return levels of pruning by name: of ``all``, of one, or of each."""
+        every = tuple(step for step in self.steps if step.startswith(PRUNED))
+        return every if levels == "all" else self.chosen_steps(levels)
 
     def checkpoint_file(self, name: str, step: str) -> Path:
         """Return the file of the checkpoint called `step` of network `name`, which is read."""

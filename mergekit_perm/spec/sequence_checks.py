@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.parts import Parts
 from mergekit_perm.spec.sequences import steps_of
 from mergekit_perm.yaml_document import Keys, Problem
@@ -15,6 +16,7 @@ def sequence_problems(parts: Parts) -> Iterator[Problem]:
     if not asking:
         return
     yield from _matrix(parts)
+    yield from _transport(parts)
     yield from _stacked(parts)
     broken = "prune" in parts.given and parts.prune is None
     if parts.train is None or broken or len(parts.networks) < len(parts.names):
@@ -64,6 +66,10 @@ def _asking(parts: Parts) -> Iterator[tuple[Keys, list[tuple[Keys, object]]]]:
         for field in ("found_at", "applied_at"):
             steps = getattr(matrix, field)
             yield ("evaluate", "matrix", field), [] if steps == "all" else _placed(steps)
+    if parts.evaluate is not None and parts.evaluate.mask_transport is not None:
+        levels = parts.evaluate.mask_transport.levels
+        path: Keys = ("evaluate", "mask_transport", "levels")
+        yield path, [] if levels == "all" else _placed(levels)
 
 
 def _placed(steps: object) -> list[tuple[Keys, object]]:
@@ -89,6 +95,29 @@ def _matrix(parts: Parts) -> Iterator[Problem]:
         yield Problem(path, message, "add align: {}", key=True)
     if parts.evaluate.pairs == "none":
         yield Problem(path, "a matrix is of pairs, and evaluate has none", "remove pairs: none")
+
+
+def _transport(parts: Parts) -> Iterator[Problem]:
+    """Yield what masks that are carried to other networks lack."""
+    settings = parts.evaluate.mask_transport if parts.evaluate else None
+    if settings is None:
+        return
+    path: Keys = ("evaluate", "mask_transport")
+    if "align" not in parts.given:
+        message = "masks are permuted as networks are aligned, and the spec has no 'align'"
+        yield Problem(path, message, "add align: {}", key=True)
+    if len(parts.names) == 1:
+        yield Problem(path, "a mask is carried to another network, and the spec has one", key=True)
+    broken = "prune" in parts.given and parts.prune is None
+    for name, network in parts.networks.items():
+        if not broken and not (network.train and (network.prune or parts.prune)):
+            message = f"network '{name}' is not pruned, so that it has no mask"
+            hint = "add prune: {levels: 12, rewind: 2} to the spec"
+            yield Problem(("networks", name), message, hint, key=True)
+    for place, level in _placed(() if settings.levels == "all" else settings.levels):
+        if not str(level).startswith(PRUNED):
+            message = f"'{level}' is no level of pruning"
+            yield Problem((*path, "levels", *place), message, "write, for example, prune3")
 
 
 def _different(steps: Mapping[str, Sequence[str]]) -> Problem | None:

@@ -26,7 +26,7 @@ class HeightSpec(Section):
     """
 
     figure: Text | None = None
-    alignment: Literal["naive", "aligned"] = "aligned"
+    alignment: Literal["naive", "aligned"] | None = None
     found_at: Found | None = None
     applied_at: Found | None = None
 
@@ -110,7 +110,8 @@ class SweepSpec(Section):
     Attributes:
         seeds: how many sets of seeds; the seeds of trained networks are moved on for each set.
         over: by field, such as ``options.hidden``, the values that it has in turn; of several
-            fields all combinations.
+            fields all combinations. Fields that change together are one key, as in
+            ``architecture, options.depth: [[vgg, 16], [resnet_cifar, 20]]``.
         claims: what the runs are to show.
     """
 

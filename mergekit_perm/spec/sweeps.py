@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from mergekit_perm.errors import SpecError, suggest
 from mergekit_perm.spec.load import loads, read
 from mergekit_perm.spec.run_spec import RunSpec
@@ -98,13 +100,11 @@ def _variations(sweep: Sweep) -> Iterator[Variation]:
     """Yield every run of `sweep`, whose own variations are not known yet."""
     settings = sweep.spec.sweep
     assert settings is not None
-    for field in settings.over:
-        if field.partition(".")[0] in _NOT_SWEPT:
-            raise SpecError(f"{sweep.file}: sweep.over: '{field}' is not for a sweep to change")
     labels: list[str] = []
     of_label: list[tuple[str, ...]] = []
-    for values in itertools.product(*settings.over.values()):
-        given = dict(zip(settings.over, values, strict=True))
+    over = [list(_values(key, values, sweep.file)) for key, values in settings.over.items()]
+    for chosen in itertools.product(*over):
+        given = {field: value for each in chosen for field, value in each.items()}
         label = "-".join(_words(field, value) for field, value in given.items()) or sweep.spec.name
         labels.append(_apart(label, labels))
         of_label.append(tuple(f"{field}={json.dumps(value)}" for field, value in given.items()))
@@ -128,6 +128,24 @@ def _variations(sweep: Sweep) -> Iterator[Variation]:
                 if number
             )
             yield Variation(label, number, (f"name={json.dumps(name)}", *overrides, *moved))
+
+
+def _values(key: str, values: Sequence[JsonValue], file: str) -> Iterator[dict[str, JsonValue]]:
+    """Yield what a key of `over` sets in turn, by field: of several fields, each its own value."""
+    fields = [field.strip() for field in key.split(",")]
+    for field in fields:
+        if field.partition(".")[0] in _NOT_SWEPT:
+            raise SpecError(f"{file}: sweep.over: '{field}' is not for a sweep to change")
+    for value in values:
+        if len(fields) == 1:
+            yield {fields[0]: value}
+        elif isinstance(value, list) and len(value) == len(fields):
+            yield dict(zip(fields, value, strict=True))
+        else:
+            raise SpecError(
+                f"{file}: sweep.over: '{key}' is {len(fields)} fields, so that each of its values "
+                f"is a list of {len(fields)}, found {json.dumps(value)}"
+            )
 
 
 def _seeds(spec: RunSpec) -> dict[str, int]:

@@ -48,9 +48,6 @@ def prunable(module: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
 def next_mask(state: Mapping[str, torch.Tensor], mask: Mask, fraction: float) -> Mask:
     """Return `mask` without the weights of lowest magnitude among those that it keeps.
 
-    Magnitudes of all tensors are compared with one another (global pruning); of equal ones the
-    first go first.
-
     Args:
         state: the trained network, whose tensors of the mask are looked at.
         mask: by tensor, of its shape, True where a weight is kept.
@@ -59,13 +56,23 @@ def next_mask(state: Mapping[str, torch.Tensor], mask: Mask, fraction: float) ->
     Raises:
         EvaluationError: so few weights are left that none would go.
     """
-    sizes = [int(kept.sum()) for kept in mask.values()]
-    count = int(fraction * sum(sizes))
+    left = kept_count(mask)
+    count = int(fraction * left)
     if not count:
         raise EvaluationError(
-            f"no weight to prune: {fraction:g} of the {sum(sizes)} that are left is less than one; "
+            f"no weight to prune: {fraction:g} of the {left} that are left is less than one; "
             "use fewer levels"
         )
+    return without_lowest(state, mask, count)
+
+
+def without_lowest(state: Mapping[str, torch.Tensor], mask: Mask, count: int) -> Mask:
+    """Return `mask` without the `count` weights of lowest magnitude among those that it keeps.
+
+    Magnitudes of all tensors are compared with one another (global pruning); of equal ones the
+    first go first.
+    """
+    sizes = [int(kept.sum()) for kept in mask.values()]
     magnitudes = torch.cat([state[name][kept].abs().flatten() for name, kept in mask.items()])
     left = torch.ones(len(magnitudes), dtype=torch.bool)
     left[magnitudes.argsort(stable=True)[:count]] = False
@@ -81,7 +88,11 @@ def whole_mask(state: Mapping[str, torch.Tensor], names: Sequence[str]) -> Mask:
     return {name: torch.ones_like(state[name], dtype=torch.bool) for name in names}
 
 
+def kept_count(mask: Mask) -> int:
+    """Return how many weights `mask` keeps."""
+    return sum(int(own.sum()) for own in mask.values())
+
+
 def kept_share(mask: Mask) -> float:
     """Return the share of weights that `mask` keeps, of the tensors that it has."""
-    kept = sum(int(own.sum()) for own in mask.values())
-    return kept / sum(own.numel() for own in mask.values())
+    return kept_count(mask) / sum(own.numel() for own in mask.values())

@@ -118,7 +118,7 @@ def test_cells_of_a_matrix(of_sequences: Report) -> None:
         ({"of": Height("pair"), "of_run": "deep"}, "there are no runs 'deep' of the same seeds"),
         (
             {"value": Height("worst pairs")},
-            "wide-0 has no 'worst pairs, aligned' of test loss (did you mean 'worst pair'?)",
+            "wide-0 has no 'worst pairs' of test loss (did you mean 'worst pair'?)",
         ),
         ({"split": "val"}, "of val loss; there is no barrier"),
         ({"calibration": "batch_norm"}, "of test loss, calibration batch_norm"),
@@ -187,7 +187,7 @@ def test_findings_are_told_with_what_was_measured(wide: list[Report]) -> None:
     render_findings(found, Console(file=stream, width=80, color_system=None))
     text = " ".join(stream.getvalue().split())
     assert "Claims holds aligned is low: wide" in text
-    assert "test loss, pair, aligned: 0.0625 ±0.0155, at most 0.1000; 3 runs" in text
+    assert "test loss, pair: 0.0625 ±0.0155, at most 0.1000; 3 runs" in text
     assert "at most 5.00 % ±1.24 % (0.1 times pair, naive); 3 runs" in text
     page = comparison_to_html(compare(wide), found)
     assert '<th scope="row">aligned is low</th><td>wide</td><td>holds</td>' in page

@@ -30,7 +30,7 @@ def test_the_keys_are_those_of_the_format(make_report: Make) -> None:
     data = make_report().to_json()
     assert list(data) == [
         "format", "name", "networks", "alignment", "barriers", "merged", "gates", "provenance",
-        "notes", "matrices", "checkpoints", "compositions",
+        "notes", "matrices", "checkpoints", "compositions", "controls", "transported",
     ]  # fmt: skip
     assert data["format"] == "perm-merge/report@1"
     assert data["networks"]["a"]["test"] == {"loss": 0.25, "error": 0.0625, "n": 450}

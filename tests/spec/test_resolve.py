@@ -250,6 +250,7 @@ def test_every_default_is_written() -> None:
         "  splits: [train, test]\n"
         "  points: 25\n"
         "  pairs: all\n"
+        "  controls: []\n"
         "  calibration: [none]\n"
         "  device: auto\n"
         "  batch_size: auto\n"

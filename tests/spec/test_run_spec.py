@@ -52,6 +52,8 @@ class TestDefaults:
             "simplex": None,
             "matrix": None,
             "composition": None,
+            "mask_transport": None,
+            "controls": (),
             "calibration": ("none",),
             "device": "auto",
             "batch_size": "auto",
