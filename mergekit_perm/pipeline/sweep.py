@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
 import sys
@@ -119,7 +120,8 @@ def _height(height: HeightSpec) -> Height:
 def _swept_run(out: Path, sweep: Sweep, variation: Variation) -> SweptRun:
     spec = sweep.spec_of(variation)
     sha256 = hashlib.sha256(resolved(spec).encode()).hexdigest()
-    return SweptRun(out / "runs" / spec.name, variation.label, sha256)
+    values = {field: json.loads(value) for field, value in variation.values}
+    return SweptRun(out / "runs" / spec.name, variation.label, sha256, values)
 
 
 def _claim_folder(out: Path, name: str, *, force: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,11 @@ from mergekit_perm.report.summaries import Case
 
 Record = dict[str, Any]
 
-# The height of a row of a heat map, in pixels.
+# The height of a row of a heat map and of curves, in pixels.
 _CELL = 28
+_CURVE = 260
+
+_BELOW = alt.Legend(orient="bottom", columns=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,54 @@ def file_name(kind: str, case: Case, alignment: str) -> str:
     """Return the name of a figure."""
     parts = (kind, case.split, case.metric, case.calibration, alignment)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
+
+
+def along_pruning(
+    found_at: Sequence[str], applied_at: Sequence[str], end: str
+) -> Iterator[tuple[str, int | None, int]]:
+    """Yield what a figure of barriers along pruning has of a matrix.
+
+    Yields:
+        Which permutations, the row (None is the one without permutations), and the column.
+    """
+    for column, step in enumerate(applied_at):
+        if step != end and step.isdecimal():  # an epoch before the end
+            continue
+        yield "none", None, column
+        if end in found_at:
+            yield "of the dense networks", found_at.index(end), column
+        if step in found_at:
+            yield "of the level itself", found_at.index(step), column
+
+
+def sparsity_chart(records: list[Record], case: Case) -> alt.LayerChart:
+    """Return curves over the share of weights that is left, with bands where there are any."""
+    base = plot([record for record in records if record["excess"] is not None]).encode(
+        x=alt.X(
+            "kept:Q",
+            title="weights that are left, %",
+            scale=alt.Scale(type="log", reverse=True, nice=False),
+        ),
+        color=alt.Color("permutations:N", title="permutations", legend=_BELOW),
+        tooltip=[
+            alt.Tooltip("permutations:N"),
+            alt.Tooltip("kept:Q", format=".3"),
+            alt.Tooltip("excess:Q", format=".5"),
+        ],
+    )
+    return banded(base, case)
+
+
+def banded(base: alt.Chart, case: Case) -> alt.LayerChart:
+    """Return curves of `excess` with a band from `low` to `high` around each."""
+    return layers(
+        base.mark_area(opacity=0.2, line=False).encode(
+            y=alt.Y("low:Q", title=excess_axis(case)), y2="high:Q"
+        ),
+        base.mark_line(point=alt.OverlayMarkDef(size=25), strokeWidth=1.5).encode(y="excess:Q"),
+        width="container",
+        height=_CURVE,
+    )
 
 
 def steps_chart(records: list[Record], rows: list[str], case: Case) -> alt.LayerChart:

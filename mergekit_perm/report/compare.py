@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mergekit_perm.errors import RunError, suggest
@@ -26,11 +26,13 @@ class Column:
         name: of the run; of several what their names begin with.
         runs: the names of the runs.
         alignment: the method and what it saw, or None without alignment.
+        values: by field what a sweep has set it to; none of runs of no sweep.
     """
 
     name: str
     runs: tuple[str, ...]
     alignment: tuple[str, str] | None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def saw(self) -> str:
@@ -110,6 +112,8 @@ class ComparedMatrix:
         networks: the pair.
         naive: the barriers without permutations, one for each step of `applied_at`.
         barriers: row by row, one for each step of `found_at`.
+        end: which step is the network itself.
+        kept: the share of weights that is left at each step of `applied_at`.
     """
 
     case: Case
@@ -119,6 +123,8 @@ class ComparedMatrix:
     applied_at: tuple[str, ...]
     naive: tuple[Mean, ...]
     barriers: tuple[tuple[Mean, ...], ...]
+    end: str
+    kept: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +237,7 @@ def _compared(groups: Sequence[Repeats], metric: str | None, split: str | None) 
             None
             if (alignment := group.reports[0].alignment) is None
             else (alignment.method, alignment.saw),
+            group.values,
         )
         for group in groups
     )
@@ -364,6 +371,8 @@ def _matrices(groups: Sequence[Repeats]) -> Iterator[ComparedMatrix]:
                     tuple(mean(values) for values in zip(*rows, strict=True))
                     for rows in zip(*(m.barriers for m in matrices), strict=True)
                 ),
+                first.end,
+                summaries.kept(group.reports[0], first),
             )
 
 

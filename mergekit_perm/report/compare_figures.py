@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import altair as alt
 
 from mergekit_perm.report.charts import (
     Figure,
     Record,
+    along_pruning,
+    banded,
     case_words,
     excess_axis,
     excess_words,
@@ -22,15 +25,18 @@ from mergekit_perm.report.charts import (
     named_apart,
     plot,
     shown,
+    sparsity_chart,
     steps_chart,
 )
-from mergekit_perm.report.compare import Comparison
+from mergekit_perm.report.compare import Column, Comparison
 from mergekit_perm.report.intervals import Mean
 from mergekit_perm.report.summaries import Case
 
-# The height of a curve and of a column in a line, in pixels.
-_CURVE = 260
+# The height of a column in a line, in pixels.
 _LINE = 14
+
+# An axis is logarithmic from so many times the lowest value on.
+_WIDE = 4
 
 
 def compared_figures(comparison: Comparison) -> list[Figure]:
@@ -99,14 +105,7 @@ def _curve_chart(records: list[Record], comparison: Comparison, case: Case) -> a
         color=_colour(comparison),
         tooltip=[alt.Tooltip("run:N"), alt.Tooltip("share:Q", format=".4"), *_TOOLTIP],
     )
-    return layers(
-        base.mark_area(opacity=0.2, line=False).encode(
-            y=alt.Y("low:Q", title=excess_axis(case)), y2="high:Q"
-        ),
-        base.mark_line(point=alt.OverlayMarkDef(size=25), strokeWidth=1.5).encode(y="excess:Q"),
-        width="container",
-        height=_CURVE,
-    )
+    return banded(base, case)
 
 
 def _checkpoints(comparison: Comparison) -> Iterator[Figure]:
@@ -129,10 +128,116 @@ def _checkpoints(comparison: Comparison) -> Iterator[Figure]:
         )
 
 
+def _pruning(comparison: Comparison) -> Iterator[Figure]:
+    for matrix in comparison.matrices:
+        if min(matrix.kept) == 1.0:
+            continue
+        rows = (*matrix.barriers, matrix.naive)
+        records = [
+            {
+                "permutations": which,
+                "kept": 100 * matrix.kept[column],
+                **_spread(rows[-1 if row is None else row][column], matrix.case),
+            }
+            for which, row, column in along_pruning(matrix.found_at, matrix.applied_at, matrix.end)
+        ]
+        pair = " - ".join(matrix.networks)
+        yield Figure(
+            file_name("pruning", matrix.case, f"{matrix.column}-{'-'.join(matrix.networks)}"),
+            f"Barriers along pruning, {matrix.column}: {pair}",
+            case_words(matrix.case),
+            f"{excess_words(matrix.case)} at its highest on the path of the pair: without "
+            "permutations, with those of the dense networks, and with those of the level "
+            f"itself.{_intervals(comparison)}{gaps(records)}",
+            sparsity_chart(records, matrix.case),
+        )
+
+
+def _swept(comparison: Comparison) -> Iterator[Figure]:
+    """Yield barriers over every field that a sweep sets to numbers, such as a width."""
+    for field in _swept_fields(comparison):
+        for case, label in dict.fromkeys((row.case, row.label) for row in comparison.rows):
+            rows = [r for r in comparison.rows if (r.case, r.label) == (case, label)]
+            if not _is_summary(label, comparison) or rows[0].alignment is None:
+                continue
+            records = [
+                {"value": as_number(column.values[field]), **_spread(mean, case)}
+                | {"run": _series(column, field, row.alignment)}
+                for row in rows
+                for column, mean in zip(comparison.columns, row.means, strict=True)
+                if mean is not None
+            ]
+            yield Figure(
+                file_name(f"{label}-against-{field}", case, "compared"),
+                f"{label.capitalize()} against {field}",
+                case_words(case),
+                f"{excess_words(case)} at its highest.{_intervals(comparison)}{gaps(records)}",
+                _swept_chart(records, field, case),
+            )
+
+
+def _swept_chart(records: list[Record], field: str, case: Case) -> alt.LayerChart:
+    values = [record["value"] for record in records]
+    wide = min(values) > 0 and max(values) >= _WIDE * min(values)
+    scale = alt.Scale(type="log", nice=False) if wide else alt.Scale(zero=False)
+    base = plot([record for record in records if record["excess"] is not None]).encode(
+        x=alt.X("value:Q", title=field, scale=scale),
+        color=alt.Color("run:N", title=None, legend=alt.Legend(orient="bottom", columns=3)),
+        tooltip=[alt.Tooltip("run:N"), alt.Tooltip("value:Q"), *_TOOLTIP],
+    )
+    return banded(base, case)
+
+
+def as_number(value: Any) -> float | None:
+    """Return a swept value as a number; of a list that of its mean; None where it is none."""
+    if isinstance(value, list):
+        parts = [as_number(each) for each in value]
+        known = [part for part in parts if part is not None]
+        return math.fsum(known) / len(known) if known and len(known) == len(parts) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
+
+
+def _swept_fields(comparison: Comparison) -> list[str]:
+    """Return the fields that change as numbers where the others stay as they are."""
+    fields = dict.fromkeys(field for column in comparison.columns for field in column.values)
+    numbers = {
+        field: [as_number(column.values.get(field)) for column in comparison.columns]
+        for field in fields
+    }
+    return [
+        field
+        for field, values in numbers.items()
+        if None not in values and _changes(field, values, comparison)
+    ]
+
+
+def _changes(field: str, values: list[float | None], comparison: Comparison) -> bool:
+    places: dict[str, set[float | None]] = {}
+    for column, value in zip(comparison.columns, values, strict=True):
+        places.setdefault(_series(column, field, None), set()).add(value)
+    return any(len(of_series) > 1 for of_series in places.values())
+
+
+def _series(column: Column, field: str, alignment: str | None) -> str:
+    """Return what tells a column from others at the same value of `field`."""
+    others = [str(value) for other, value in column.values.items() if other != field]
+    return ", ".join([*others, alignment or ""])
+
+
+def _is_summary(label: str, comparison: Comparison) -> bool:
+    """Tell whether a line sums up its case: a single pair does."""
+    pairs = {row.label for row in comparison.rows if " - " in row.label}
+    return label not in pairs or len(pairs) == 1
+
+
 KINDS: tuple[Callable[[Comparison], Iterator[Figure]], ...] = (
     _heights,
     _curves,
+    _swept,
     _checkpoints,
+    _pruning,
 )
 """Every kind of figure: a function from a comparison to the figures it has of that kind."""
 

@@ -15,6 +15,7 @@ from mergekit_perm.report import summaries
 from mergekit_perm.report.charts import (
     Figure,
     Record,
+    along_pruning,
     case_words,
     excess_axis,
     excess_words,
@@ -25,6 +26,7 @@ from mergekit_perm.report.charts import (
     named_apart,
     plot,
     shown,
+    sparsity_chart,
     steps_chart,
 )
 from mergekit_perm.report.model import Barrier, Report
@@ -239,6 +241,31 @@ def _checkpoints(report: Report) -> Iterator[Figure]:
         )
 
 
+def _pruning(report: Report) -> Iterator[Figure]:
+    for matrix in report.matrices:
+        case = Case(matrix.split, matrix.metric, matrix.calibration)
+        kept = summaries.kept(report, matrix)
+        if min(kept) == 1.0:
+            continue
+        rows = (*matrix.barriers, matrix.naive)
+        records = []
+        for which, row, column in along_pruning(matrix.found_at, matrix.applied_at, matrix.end):
+            value = rows[-1 if row is None else row][column]
+            height = measured(value, value, case)
+            ends = {"low": height["excess"], "high": height["excess"]}
+            records.append({"permutations": which, "kept": 100 * kept[column], **ends, **height})
+        pair = " - ".join(matrix.networks)
+        yield Figure(
+            file_name("pruning", case, "-".join(matrix.networks)),
+            f"Barriers along pruning, {pair}",
+            case_words(case),
+            f"{excess_words(case)} at its highest on the path of the pair: without permutations, "
+            "with those of the dense networks, and with those of the level itself."
+            f"{gaps(records)}",
+            sparsity_chart(records, case),
+        )
+
+
 # --------------------------------------------------------------------------------------- groups
 
 
@@ -295,6 +322,7 @@ KINDS: tuple[Callable[[Report], Iterator[Figure]], ...] = (
     _simplexes,
     _matrices,
     _checkpoints,
+    _pruning,
     _groups,
 )
 """Every kind of figure: a function from a report to the figures it has of that kind."""

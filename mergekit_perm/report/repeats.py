@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from mergekit_perm.report.model import Report
 
@@ -16,10 +17,12 @@ class Repeats:
     Attributes:
         name: of the run, or what the names of all begin with.
         reports: of the runs, in the order they were given.
+        values: by field what a sweep has set it to; none of runs of no sweep.
     """
 
     name: str
     reports: tuple[Report, ...]
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def repeated(reports: Sequence[Report]) -> list[Repeats]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mergekit_perm.report.model import Barrier, Report
+from mergekit_perm.report.model import Barrier, Matrix, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,16 @@ def composed(report: Report, case: Case) -> dict[str, float]:
             if each.aligned is not None:
                 found.setdefault(f"ends of {each.label}", []).append(each.aligned)
     return {label: math.fsum(values) / len(values) for label, values in found.items()}
+
+
+def kept(report: Report, matrix: Matrix) -> tuple[float, ...]:
+    """Return the share of weights that is left at every step that `matrix` has a column of."""
+    shares = []
+    for step in matrix.applied_at:
+        steps = [report.checkpoints.get(name, {}).get(step) for name in matrix.networks]
+        known = [each.kept for each in steps if each is not None]
+        shares.append(math.fsum(known) / len(known) if known else 1.0)
+    return tuple(shares)
 
 
 def worst_pair(rows: Iterable[Row], alignment: str) -> Barrier | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mergekit_perm.errors import RunError
 from mergekit_perm.files import write_text
@@ -26,11 +27,13 @@ class SweptRun:
         folder: of the run.
         label: of its variation, which runs that differ by seeds share.
         spec_sha256: of the spec that it is of: a report of another one is of an earlier sweep.
+        values: by field what the sweep sets it to.
     """
 
     folder: Path
     label: str
     spec_sha256: str
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def report(self) -> Report | None:
         """Return its report; None where it is not done, or that of another spec."""
@@ -60,7 +63,8 @@ class SweepFolder:
                 groups.setdefault(run.label, []).append(report)
         if not groups:
             raise RunError(f"the sweep '{self.name}' has no run that is done; run it again")
-        return [Repeats(label, tuple(reports)) for label, reports in groups.items()]
+        values = {run.label: run.values for run in self.runs}
+        return [Repeats(label, tuple(reports), values[label]) for label, reports in groups.items()]
 
     def is_done(self) -> bool:
         """Tell whether every run is done."""
@@ -77,6 +81,7 @@ def save_sweep(folder: Path, sweep: SweepFolder) -> None:
                 "folder": run.folder.relative_to(folder).as_posix(),
                 "label": run.label,
                 "spec_sha256": run.spec_sha256,
+                "values": run.values,
             }
             for run in sweep.runs
         ],
@@ -92,7 +97,9 @@ def load_sweep_folder(folder: Path) -> SweepFolder | None:
         if content["format"] != _FORMAT:
             return None
         runs: Sequence[SweptRun] = [
-            SweptRun(folder / run["folder"], run["label"], run["spec_sha256"])
+            SweptRun(
+                folder / run["folder"], run["label"], run["spec_sha256"], run.get("values", {})
+            )
             for run in content["runs"]
         ]
         claims = tuple(Claim.from_json(claim) for claim in content["claims"])

@@ -29,11 +29,13 @@ class Variation:
         label: what tells it from runs with other values; those that differ by seeds share it.
         seeds: which set of seeds it has, counted from 0.
         overrides: what it sets in the run spec.
+        values: by field what the sweep sets it to, as JSON.
     """
 
     label: str
     seeds: int
     overrides: tuple[str, ...]
+    values: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +103,16 @@ def _variations(sweep: Sweep) -> Iterator[Variation]:
     settings = sweep.spec.sweep
     assert settings is not None
     labels: list[str] = []
-    of_label: list[tuple[str, ...]] = []
+    of_label: list[tuple[tuple[str, str], ...]] = []
     over = [list(_values(key, values, sweep.file)) for key, values in settings.over.items()]
     for chosen in itertools.product(*over):
         given = {field: value for each in chosen for field, value in each.items()}
         label = "-".join(_words(field, value) for field, value in given.items()) or sweep.spec.name
         labels.append(_apart(label, labels))
-        of_label.append(tuple(f"{field}={json.dumps(value)}" for field, value in given.items()))
+        of_label.append(tuple((field, json.dumps(value)) for field, value in given.items()))
     # Seeds are those that a variation has by itself, which may be among its values.
     seeds = [
-        _seeds(sweep.spec_of(Variation(label, 0, own)))
+        _seeds(sweep.spec_of(Variation(label, 0, _set(own))))
         for label, own in zip(labels, of_label, strict=True)
     ]
     if settings.seeds > 1 and not all(seeds):
@@ -119,7 +121,7 @@ def _variations(sweep: Sweep) -> Iterator[Variation]:
             "sets of seeds would be the same networks; remove it"
         )
     stride = max((max(own.values()) - min(own.values()) for own in seeds if own), default=0) + 1
-    for label, overrides, own in zip(labels, of_label, seeds, strict=True):
+    for label, values, own in zip(labels, of_label, seeds, strict=True):
         for number in range(settings.seeds):
             name = label if settings.seeds == 1 else f"{label}-{number}"
             moved = tuple(
@@ -127,7 +129,13 @@ def _variations(sweep: Sweep) -> Iterator[Variation]:
                 for network, seed in own.items()
                 if number
             )
-            yield Variation(label, number, (f"name={json.dumps(name)}", *overrides, *moved))
+            overrides = (f"name={json.dumps(name)}", *_set(values), *moved)
+            yield Variation(label, number, overrides, values)
+
+
+def _set(values: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Return overrides that set fields to values that are written as JSON."""
+    return tuple(f"{field}={value}" for field, value in values)
 
 
 def _values(key: str, values: Sequence[JsonValue], file: str) -> Iterator[dict[str, JsonValue]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mergekit_perm import data
 from mergekit_perm.data import image_sets
 from mergekit_perm.errors import DataError
 from mergekit_perm.preprocessing import Preprocessing
+from tests.cifar10 import write_cifar10
 
 torch.set_num_threads(1)
 
@@ -118,33 +118,7 @@ def test_the_networks_preprocessing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
-    """A CIFAR-10 of ten pictures a batch; torchvision compares the hashes that we give it."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-
-    def written(name: str, content: dict[str, Any]) -> str:
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-        return hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
-
-    images, lists = {}, {}
-    for key, names in (
-        ("train", [f"data_batch_{n}" for n in range(1, 6)]),
-        ("test", ["test_batch"]),
-    ):
-        parts = [pictures(10, 3, 32, 32) for _ in names]
-        lists[key] = [
-            [name, written(name, {"data": part.reshape(10, -1), "labels": list(range(10))})]
-            for name, part in zip(names, parts, strict=True)
-        ]
-        images[key] = np.concatenate(parts)
-    labels = [f"class {n}" for n in range(10)]
-    md5 = written("batches.meta", {"label_names": labels})
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", lists["train"])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", lists["test"])
-    monkeypatch.setattr(
-        datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5}
-    )
-    return images
+    return write_cifar10(tmp_path, monkeypatch)
 
 
 def test_cifar(tmp_path: Path, cifar: dict[str, np.ndarray]) -> None:

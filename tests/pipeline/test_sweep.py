@@ -94,6 +94,8 @@ def test_a_run_that_fails_leaves_the_others(load: Load) -> None:
     ((name, error),) = swept.failed.items()
     assert name == "learning_rate-1e-30" and "the loss is" in error
     assert swept.comparison.names == ("learning_rate-0.1",)
+    kept = load_sweep_folder(Path("out"))
+    assert kept is not None and dict(kept.done()[0].values) == {"train.learning_rate": 0.1}
     with pytest.raises(RunError, match="all 1 runs failed; the first, learning_rate-1e-30: "):
         pipeline.run_sweep(
             load("{over: {train.learning_rate: [1.0e+30]}}"), out=Path("none"), jobs=1

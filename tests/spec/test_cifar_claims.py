@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mergekit_perm import networks
+from mergekit_perm import networks, pipeline
 from mergekit_perm.spec import RunSpec, Sweep, load_sweep
+from tests.cifar10 import write_cifar10
 
 CLAIMS = sorted((Path(__file__).parents[2] / "specs/claims").glob("*_cifar10.yaml"))
 EXAMPLES = 50_000
@@ -91,3 +92,28 @@ def test_there_is_one_for_every_claim() -> None:
     own = {name for name in names if not name.endswith("_cifar10")}
     assert names - own == {f"{name}_cifar10" for name in own}
     assert len(own) == 6
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
+def test_they_are_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar10(tmp_path, monkeypatch)
+    # Narrow, which changes no stage: what is planned is a run of the width that is written.
+    narrow = (
+        "{depth: 16, width: 2, norm: layer_norm, init: he_normal, in_chans: 3, num_classes: 10}"
+    )
+    sweep = load_sweep(path, overrides=[f"data.root={tmp_path}", f"options={narrow}"])
+    variations = {variation.label: variation for variation in sweep.variations}
+    by_architecture = {sweep.spec_of(v).architecture: v for v in variations.values()}
+    assert set(by_architecture) == {"vgg", "resnet_cifar"}
+    for variation in by_architecture.values():
+        spec = sweep.spec_of(variation)
+        plan = pipeline.make_plan(spec, out=tmp_path / "out", device="cpu")
+        names = [step.stage.name for step in plan.steps]
+        assert len(names) == len(set(names))
+        assert {f"networks/{name}" for name in spec.networks} | {"align"} <= set(names)
+        assert {step.status for step in plan.steps} == {"to do"}
+        assert spec.evaluate is not None
+        assert any(n.startswith("matrix/") for n in names) == (spec.evaluate.matrix is not None)
+        assert any(n.startswith("masks/") for n in names) == (
+            spec.evaluate.mask_transport is not None
+        )

@@ -71,6 +71,20 @@ def test_overrides_come_before_the_values_of_the_sweep(tmp_path: Path) -> None:
     assert {spec.align.options["restarts"] for spec in specs if spec.align} == {4}
 
 
+def test_fields_that_change_together(tmp_path: Path) -> None:
+    over = "{'options.hidden, train.epochs': [[[8], 5], [[16], 7]], align.seed: [1, 2]}"
+    sweep = swept(tmp_path, f"{{over: {over}}}")
+    specs = [sweep.spec_of(variation) for variation in sweep.variations]
+    found = [(s.options["hidden"], s.train.epochs) for s in specs]
+    assert found == [([8], 5), ([8], 5), ([16], 7), ([16], 7)]
+    assert [v.label for v in sweep.variations][::2] == [
+        "hidden-8-epochs-5-seed-1", "hidden-16-epochs-7-seed-1",
+    ]  # fmt: skip
+    assert dict(sweep.variations[0].values) == {
+        "options.hidden": "[8]", "train.epochs": "5", "align.seed": "1",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
@@ -79,6 +93,9 @@ def test_overrides_come_before_the_values_of_the_sweep(tmp_path: Path) -> None:
         ("{over: {align.sede: [1]}}", "unknown key 'sede'"),
         ("{over: {align.method: [weight_matchin]}}", "did you mean 'weight_matching'?"),
         ("{over: {'': [1]}}", "sweep"),
+        ("{over: {'align.seed, train.epochs': [1]}}", "is a list of 2, found 1"),
+        ("{over: {'align.seed, train.epochs': [[1]]}}", "is a list of 2, found [1]"),
+        ("{over: {'align.seed, name': [[1, x]]}}", "'name' is not for a sweep to change"),
         ("{over: {name: [x, y]}}", "'name' is not for a sweep to change"),
         ("{over: {sweep.seeds: [1]}}", "'sweep.seeds' is not for a sweep to change"),
     ],
