@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mergekit_perm.data import InMemory
 from mergekit_perm.pipeline.inputs import Inputs
+from mergekit_perm.pipeline.keys import found_at
 
 # What Python, torch and timm take before any network is built, in bytes; measured on Linux.
 _INTERPRETER = 900 * 2**20
@@ -14,11 +15,13 @@ def peak_memory(inputs: Inputs) -> int:
 
     Alignment is taken to hold eight copies of every network. That is about what `mixed` holds of
     ResNets; weight matching holds half of it, and methods with soft members hold more of networks
-    of few wide layers. Evaluation holds one family, and the module that it is mixed into.
+    of few wide layers. Checkpoints that are stacked are networks as well. Evaluation holds one
+    family, and the module that it is mixed into.
     """
     entries = sum(_count(shape) for shape in inputs.shapes.values())
     count, single = len(inputs.spec.networks), 4 * entries
-    aligning = count * single * (8 if inputs.spec.align else 1)
+    stacked = max(1, len(found_at(inputs)))
+    aligning = count * stacked * single * (8 if inputs.spec.align else 1)
     aligning += _data_bytes(inputs) if inputs.spec.looks_at != "weights" else 0
     evaluating = (count + 1) * single + _data_bytes(inputs)
     return _INTERPRETER + max(aligning, evaluating)
