@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -51,6 +51,38 @@ def fit(
     if len(missing) == len(shapes):
         lines.append("  no tensor has a name of this network: is it of another architecture?")
     raise CheckpointError("\n".join(lines))
+
+
+def adapted(
+    state: Mapping[str, torch.Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    may_lack: Callable[[str], bool],
+    *,
+    source: str,
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return a network with zeros for tensors that it lacks, and the names of those.
+
+    A tensor of another shape is lacking as well, and one that the network has beyond `shapes` is
+    left out, where `may_lack` allows it.
+
+    Args:
+        state: the weights.
+        shapes: the shape of every tensor of the network that is wanted.
+        may_lack: tells of a tensor's name whether a network may do without it.
+        source: what to call the weights in the message.
+
+    Raises:
+        CheckpointError: as `fit` does, for tensors that may not be lacking.
+    """
+    own = {name: tensor for name, tensor in state.items() if name in shapes or not may_lack(name)}
+    absent = [
+        name
+        for name, shape in shapes.items()
+        if may_lack(name) and (name not in own or tuple(own[name].shape) != tuple(shape))
+    ]
+    filled = {**own, **{name: torch.zeros(shapes[name]) for name in absent}}
+    fit(filled, shapes, source=source)
+    return {name: filled[name] for name in shapes}, absent
 
 
 def _listed(title: str, shown: Sequence[str], count: int) -> list[str]:

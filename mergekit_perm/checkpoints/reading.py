@@ -28,6 +28,9 @@ _AGAIN = "it is damaged or not a checkpoint; copy or download it again"
 def read(path: Path) -> Any:
     """Return the content of `path`: a flat dict of tensors, or whatever `torch.save` wrote.
 
+    Tensors of safetensors are parts of the file, which is mapped into memory; what is to outlive a
+    change of the file is for the caller to copy.
+
     Only tensors, numbers, strings, containers and `argparse.Namespace` are unpickled.
 
     Raises:
@@ -46,7 +49,7 @@ def read(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: is a Git LFS pointer, not the weights; fetch them with `git lfs pull`"
         )
-    return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    return _mapped(path) if path.suffix == ".safetensors" else _pickled(path)
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -55,10 +58,9 @@ def metadata(path: Path) -> dict[str, str]:
         return dict(opened.metadata() or {})
 
 
-def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _mapped(path: Path) -> dict[str, torch.Tensor]:
     with _opened(path) as opened:
-        # Clones do not depend on the file, which is mapped into memory.
-        return {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
 @contextlib.contextmanager

@@ -51,6 +51,18 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: when the file is missing or damaged.
     """
+    return {name: tensor.clone() for name, tensor in map_state(path).items()}
+
+
+def map_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file as parts of the file, which is mapped into memory.
+
+    They take no memory of their own until they are written to, which leaves the file as it is. The
+    file may be replaced or removed, but must not be written to, while they are in use.
+
+    Raises:
+        CheckpointError: when the file is missing or damaged.
+    """
     state = reading.read(Path(path))
     return {name: state[name] for name in sorted(state)}
 

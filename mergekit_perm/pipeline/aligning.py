@@ -60,7 +60,7 @@ def align_networks(steps: Sequence[str], shop: Workshop) -> Result:
     assert isinstance(found, align.Family)
     alignments = keep_permutations(found.permutations, found, permutation_file, shop)
     for name, alignment in alignments.items():
-        shop.keep(aligned_file(name), found.states[name], **applied(alignment))
+        shop.write(aligned_file(name), found.states[name], **applied(alignment))
         if spec.align is not None and spec.align.apply_to == "sequence":
             own = spec.steps_of(name)
             for step in own:

@@ -95,10 +95,10 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
         **recipe.parameters.model_dump(),
     )
     file = f"{folder}/model.safetensors"
-    shop.keep(file, merged, format="pt", recipe=recipe.name)
+    shop.write(file, merged, format="pt", recipe=recipe.name)
     config = networks.model_config(inputs.architecture, inputs.options, shop.module())
     card.write(shop.folder.path / folder, recipe, names, config, inputs.spec)
-    back = checkpoints.load_state(shop.folder.path / file)
+    back = shop.read(file)
     if any(not torch.equal(back[tensor], merged[tensor]) for tensor in merged):
         raise RunError(f"{shop.folder.path / file}: what was written does not read back the same")
     return {"file": file}

@@ -25,7 +25,7 @@ Engine = evaluate.Engine | evaluate.Team
 
 @dataclass(slots=True)
 class Workshop:
-    """Where stages work: the folder, the inputs, and networks kept in memory between stages.
+    """Where stages work: the folder, the inputs, and what is kept in memory between stages.
 
     Attributes:
         results: of the stages that are finished, by name.
@@ -37,24 +37,12 @@ class Workshop:
     use_cache: bool
     trust_permutations: bool
     results: Mapping[str, Result] = field(default_factory=dict)
-    _states: dict[str, State] = field(default_factory=dict)
     _module: nn.Module | None = None
     _engine: tuple[Hashable, Engine] | None = None
 
-    def state(self, file: str) -> State:
-        """Return the weights in `file` of the folder, read once."""
-        if file not in self._states:
-            self._states[file] = self.read(file)
-        return self._states[file]
-
     def read(self, file: str) -> State:
-        """Return the weights in `file` of the folder, which stay nowhere else."""
-        return checkpoints.load_state(self.folder.path / file)
-
-    def keep(self, file: str, state: State, **metadata: str) -> None:
-        """Write `state` to `file` of the folder, and remember it."""
-        self.write(file, state, **metadata)
-        self._states[file] = state
+        """Return the weights in `file` of the folder, mapped into memory."""
+        return checkpoints.map_state(self.folder.path / file)
 
     def write(self, file: str, state: State, **metadata: str) -> None:
         """Write `state` to `file` of the folder."""
@@ -69,7 +57,7 @@ class Workshop:
     def family(self, alignment: str) -> dict[str, State]:
         """Return every network by name: as it was ("naive") or after alignment ("aligned")."""
         place = {"naive": network_file, "aligned": aligned_file}[alignment]
-        return {name: self.state(place(name)) for name in self.inputs.spec.networks}
+        return {name: self.read(place(name)) for name in self.inputs.spec.networks}
 
     def checkpoints_of(self, step: str) -> dict[str, State]:
         """Return every network by name, as it was at `step` of its sequence."""
@@ -92,19 +80,14 @@ class Workshop:
             calibration: of mixtures.
         """
         if self._engine is None or self._engine[0] != which:
-            self._release()
+            self._engine = None  # its memory is for the next one
             self._engine = which, self._new_engine(list(family().values()), calibration)
         return self._engine[1]
 
     def engine_of(self, file: str, calibration: str) -> Engine:
         """Return what measures the one network in `file` of the folder."""
-        self._release()
-        return self._new_engine([self.state(file)], calibration)
-
-    def _release(self) -> None:
-        """Forget what the next engine needs no memory for; networks can be read again."""
         self._engine = None
-        self._states.clear()
+        return self._new_engine([self.read(file)], calibration)
 
     def _new_engine(self, states: Sequence[State], calibration: str) -> Engine:
         """Return what measures mixtures of `states` on the splits of the spec."""
