@@ -21,7 +21,7 @@ from mergekit_perm.pipeline.folder import SPEC, RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, alignments, calibration_of, calibrations
 from mergekit_perm.pipeline.keys import Weights, found_at
 from mergekit_perm.pipeline.matrix import checkpoints, matrices
-from mergekit_perm.pipeline.plan import paths, point_sets
+from mergekit_perm.pipeline.points import paths, point_sets
 from mergekit_perm.pipeline.stages import evaluation_name
 from mergekit_perm.pipeline.transport import transported
 from mergekit_perm.report import Report

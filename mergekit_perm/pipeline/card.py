@@ -1,52 +1,69 @@
-"""What stands beside the weights of a merged network: config, card, and the spec it came from."""
+"""The model card of a merged network: recipe, parents, barriers, how to load, and the spec."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mergekit_perm import yaml_document
+from mergekit_perm import networks, yaml_document
 from mergekit_perm.files import write_text
+from mergekit_perm.pipeline import assemble
+from mergekit_perm.pipeline.workshop import Result, Workshop, network_file
+from mergekit_perm.report import Report, compare, to_markdown
 from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.spec import RunSpec, resolved
 from mergekit_perm.spec.models import MergeSpec
 
+_HUB = "hf-hub:"
 
-def write(
-    folder: Path,
-    recipe: MergeSpec,
-    networks: Sequence[str],
-    config: Mapping[str, Any],
-    spec: RunSpec,
-) -> None:
-    """Write config.json, README.md and perm_merge_config.yml into `folder`."""
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    write_text(folder / "perm_merge_config.yml", resolved(spec))
-    write_text(folder / "README.md", model_card(recipe, networks, config, spec))
+
+def write_card(recipe: MergeSpec, shop: Workshop) -> Result:
+    """Write README.md beside a merged network, when all that it tells of is known."""
+    inputs, spec = shop.inputs, shop.inputs.spec
+    config = networks.model_config(inputs.architecture, inputs.options, shop.module())
+    names = spec.merged_networks(recipe)
+    hashes = {name: shop.folder.sha256(f"networks/{name}", network_file(name)) for name in names}
+    report = assemble.report(inputs, shop.results, shop.folder)
+    text = model_card(recipe, hashes, config, spec, report)
+    write_text(shop.folder.path / card_file(recipe), text)
+    return {}
+
+
+def card_file(recipe: MergeSpec) -> str:
+    """Return where the card of a merged network stands in the folder of a run."""
+    return f"merged/{recipe.name}/README.md"
 
 
 def model_card(
-    recipe: MergeSpec, networks: Sequence[str], config: Mapping[str, Any], spec: RunSpec
+    recipe: MergeSpec,
+    hashes: Mapping[str, str],
+    config: Mapping[str, Any],
+    spec: RunSpec,
+    report: Report,
 ) -> str:
-    """Return the model card in Markdown: method, networks, how to load, configuration."""
-    front = yaml_document.dump({"library_name": "timm", "tags": ["perm-merge", "merge"]})
-    parents = "\n".join(f"- `{name}`: {_origin(spec, name)}" for name in networks)
-    aligned = "The networks were merged as they were, without alignment."
-    if spec.align is not None:
-        aligned = (
-            f"Before merging, the neurons of every network were permuted to the reference "
-            f"`{spec.align.reference}` by `{spec.align.method}`, which looks at "
-            f"{LOOKED_AT[spec.looks_at]}."
-        )
+    """Return the model card in Markdown.
+
+    Args:
+        recipe: how the networks were merged.
+        hashes: by network that was merged the SHA-256 of its file in the folder of the run.
+        config: of the merged network, as timm reads it.
+        spec: of the run.
+        report: what was measured.
+    """
+    front = {"library_name": "timm", "tags": ["perm-merge", "merge"]}
+    if hub := _on_hub(spec, list(hashes)):
+        front["base_model"] = hub
+    parents = "\n".join(
+        f"- `{name}`: {_origin(spec, name)}, SHA-256 `{sha256}`" for name, sha256 in hashes.items()
+    )
     return f"""---
-{front}---
+{yaml_document.dump(front)}---
 # {spec.name}: {recipe.name}
 
 ## Merge Method
 
-`{recipe.method}` with {json.dumps(recipe.parameters.model_dump())}. {aligned}
+`{recipe.method}` with {json.dumps(recipe.parameters.model_dump())}. {_aligned(spec, report)}
 
 ## Models Merged
 
@@ -57,7 +74,7 @@ def model_card(
 ```python
 {_loading(config)}
 ```
-
+{_measured(report)}
 ## Configuration
 
 ```yaml
@@ -66,10 +83,35 @@ def model_card(
 """
 
 
+def _on_hub(spec: RunSpec, names: Sequence[str]) -> list[str]:
+    """Return the repositories that networks came from."""
+    found = (spec.networks[name].checkpoint or "" for name in names)
+    return [each.removeprefix(_HUB).partition("@")[0] for each in found if each.startswith(_HUB)]
+
+
+def _aligned(spec: RunSpec, report: Report) -> str:
+    if spec.align is None or report.alignment is None:
+        return "The networks were merged as they were, without alignment."
+    proof = report.alignment.permutations
+    proven = "proven" if proof.verified else "trusted, not proven"
+    return (
+        f"Before merging, the neurons of every network were permuted to the reference "
+        f"`{spec.align.reference}` by `{spec.align.method}`, which looks at "
+        f"{LOOKED_AT[spec.looks_at]}; the permutation spec, {proven}, covers "
+        f"{100 * proof.coverage:.4g} % of the parameters."
+    )
+
+
+def _measured(report: Report) -> str:
+    """Return the section of barriers and metrics; nothing where nothing was measured."""
+    found = compare([report])
+    return f"\n## Barriers\n\n{to_markdown(found)}" if found.rows else ""
+
+
 def _origin(spec: RunSpec, name: str) -> str:
     network = spec.networks[name]
     if network.train is None:
-        return f"checkpoint `{network.checkpoint}`"
+        return f"checkpoint `{network.checkpoint or network.checkpoints}`"
     return f"`{spec.architecture_of(name)}` trained from seed {network.train.seed}"
 
 

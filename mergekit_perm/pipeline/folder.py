@@ -73,6 +73,13 @@ class RunFolder:
         result: dict[str, Any] = record["result"]
         return result
 
+    def sha256(self, stage: str, file: str) -> str:
+        """Return the hash of a file that `stage` has written, as it was when it finished."""
+        record = self._record(stage)
+        if record is None or file not in record["files"]:
+            return file_sha256(self.path / file)
+        return str(record["files"][file])
+
     def finish(self, stage: str, key: str, result: dict[str, Any], files: Iterable[str]) -> None:
         """Record that `stage` is finished; `files` are relative to the folder."""
         hashes = {name: file_sha256(self.path / name) for name in files}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergekit_perm import evaluate
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.derive import is_proven
-from mergekit_perm.pipeline import aligning, composition, controls, matrix, stages
+from mergekit_perm.pipeline import aligning, card, composition, controls, matrix, stages
 from mergekit_perm.pipeline.checkpoint_alignments import checkpoint_alignment_stages
 from mergekit_perm.pipeline.composition import composition_stages
 from mergekit_perm.pipeline.controls import control_stages
@@ -30,6 +29,7 @@ from mergekit_perm.pipeline.keys import (
 )
 from mergekit_perm.pipeline.matrix import matrix_stages
 from mergekit_perm.pipeline.memory import peak_memory
+from mergekit_perm.pipeline.points import point_sets
 from mergekit_perm.pipeline.pruning import prune_network
 from mergekit_perm.pipeline.stage import Stage
 from mergekit_perm.pipeline.transport import transport_stages
@@ -119,7 +119,7 @@ def _status(stage: Stage, inputs: Inputs, folder: RunFolder) -> str:
 
 def list_stages(inputs: Inputs) -> list[Stage]:
     """Return the stages of a run, in the order in which they run."""
-    return [
+    stages = [
         *_network_stages(inputs),
         *_alignment_stages(inputs),
         *_merge_stages(inputs),
@@ -130,6 +130,19 @@ def list_stages(inputs: Inputs) -> list[Stage]:
         *control_stages(inputs),
         *transport_stages(inputs),
     ]
+    return [*stages, *_card_stages(inputs, stages)]
+
+
+def _card_stages(inputs: Inputs, before: Sequence[Stage]) -> Iterator[Stage]:
+    """Yield the stages that write model cards, which tell of everything before them."""
+    for recipe in inputs.spec.merge:
+        yield Stage(
+            f"card/{recipe.name}",
+            f"write the model card of {recipe.name}",
+            digest(VERSION, "card", [stage.key for stage in before]),
+            (card.card_file(recipe),),
+            partial(card.write_card, recipe),
+        )
 
 
 # ------------------------------------------------------------------------------------ networks
@@ -233,11 +246,11 @@ def _merge_stages(inputs: Inputs) -> Iterator[Stage]:
     alignment = "aligned" if inputs.spec.align else "naive"
     for recipe in inputs.spec.merge:
         folder = f"merged/{recipe.name}"
-        files = ("model.safetensors", "config.json", "README.md", "perm_merge_config.yml")
+        files = ("model.safetensors", "config.json", "perm_merge_config.yml")
         yield Stage(
             f"merge/{recipe.name}",
             f"merge {', '.join(inputs.spec.merged_networks(recipe))} by {recipe.method}",
-            # The card and the spec beside the weights follow every field of the run.
+            # The spec beside the weights follows every field of the run.
             digest(merge_key(inputs, recipe.name), inputs.spec.model_dump(mode="json")),
             tuple(f"{folder}/{file}" for file in files),
             partial(stages.merge_networks, recipe, alignment),
@@ -245,43 +258,6 @@ def _merge_stages(inputs: Inputs) -> Iterator[Stage]:
 
 
 # ----------------------------------------------------------------------------------- evaluation
-
-
-def paths(inputs: Inputs) -> list[evaluate.Path]:
-    """Return what barriers are measured on: every pair asked for, then the simplex."""
-    spec, settings = inputs.spec, inputs.spec.evaluate
-    if settings is None or len(spec.networks) < 2:
-        return []
-    return evaluate.paths_between(
-        tuple(spec.networks),
-        spec.pairs,
-        reference=spec.align.reference if spec.align else None,
-        points=settings.points,
-        simplex=settings.simplex.grid if settings.simplex else None,
-        samples=settings.simplex.samples if settings.simplex else 0,
-        seed=settings.simplex.seed if settings.simplex else 0,
-    )
-
-
-def point_sets(inputs: Inputs) -> dict[str, list[Weights]]:
-    """Return the mixtures to measure by what they belong to, each mixture once.
-
-    "networks" are the networks themselves, "a+b" the inside of a path, "simplex" what the grid
-    has besides those. Weights are one number per network of the run.
-    """
-    names = list(inputs.spec.networks)
-    if inputs.spec.evaluate is None:
-        return {}
-    sets = {"networks": [evaluate.vertex(len(names), place) for place in range(len(names))]}
-    for path in paths(inputs):
-        label = "+".join(path.networks) if path.kind == "pair" else path.kind
-        sets[label] = _new(path.points(names), sets)
-    return sets
-
-
-def _new(points: Iterable[Weights], sets: dict[str, list[Weights]]) -> list[Weights]:
-    known = set(itertools.chain.from_iterable(sets.values()))
-    return [point for point in points if point not in known]
 
 
 def _all_points(inputs: Inputs) -> Iterator[tuple[str, str, Weights]]:

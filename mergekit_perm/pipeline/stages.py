@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -10,7 +11,7 @@ import torch
 
 from mergekit_perm import checkpoints, evaluate, merge, networks, train
 from mergekit_perm.errors import RunError
-from mergekit_perm.pipeline import card
+from mergekit_perm.files import write_text
 from mergekit_perm.pipeline.networks_cache import keep_cached, keep_network
 from mergekit_perm.pipeline.workshop import (
     Result,
@@ -19,6 +20,7 @@ from mergekit_perm.pipeline.workshop import (
     checkpoint_file,
     network_file,
 )
+from mergekit_perm.spec import resolved
 from mergekit_perm.spec.models import MergeSpec
 
 Weights = tuple[float, ...]
@@ -85,7 +87,7 @@ def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: 
 
 
 def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
-    """Merge networks by `recipe`; write weights, config, card and spec, and read them back."""
+    """Merge networks by `recipe`; write weights, config and spec, and read the weights back."""
     inputs, folder = shop.inputs, f"merged/{recipe.name}"
     names = inputs.spec.merged_networks(recipe)
     family = shop.family(alignment)
@@ -97,7 +99,8 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     file = f"{folder}/model.safetensors"
     shop.write(file, merged, format="pt", recipe=recipe.name)
     config = networks.model_config(inputs.architecture, inputs.options, shop.module())
-    card.write(shop.folder.path / folder, recipe, names, config, inputs.spec)
+    write_text(shop.folder.path / folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(shop.folder.path / folder / "perm_merge_config.yml", resolved(inputs.spec))
     back = shop.read(file)
     if any(not torch.equal(back[tensor], merged[tensor]) for tensor in merged):
         raise RunError(f"{shop.folder.path / file}: what was written does not read back the same")

@@ -31,6 +31,7 @@ def test_a_plan_names_every_stage_in_order_and_runs_none(small: Small) -> None:
             for label in ("networks", "a+b", "a+c", "b+c", "simplex")
         ),
         "evaluate/merged/none/mean",
+        "card/mean",
     ]
     assert set(statuses(plan).values()) == {"to do"}
     assert not pipeline.default_folder(small()).exists()

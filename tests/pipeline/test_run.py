@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -132,6 +133,24 @@ def test_the_merged_network_is_the_mean_and_loads_with_timm(small: Small) -> Non
         if p.weights == (1 / 3, 1 / 3, 1 / 3)
     )
     assert entry.calibration["none"]["test"].loss == pytest.approx(centre, rel=1e-5)
+
+
+def test_the_card_tells_parents_barriers_and_how_to_load(small: Small) -> None:
+    pipeline.run(small())
+    folder = Path("out/small")
+    card = (folder / "merged/mean/README.md").read_text()
+    for name in "abc":
+        sha256 = hashlib.sha256((folder / f"networks/{name}.safetensors").read_bytes()).hexdigest()
+        assert (
+            f"- `{name}`: `mlp` trained from seed {'abc'.index(name)}, SHA-256 `{sha256}`" in card
+        )
+    head, _, rest = card.partition("## Barriers")
+    assert "create_model" in head and "### test loss" in rest
+    assert "| worst pair, aligned |" in rest and "| merged: mean |" in rest
+    assert rest.endswith("```\n") and "format: perm-merge/run@1" in rest
+    # It is a stage of its own, done again when what it tells of is.
+    pipeline.run(small("evaluate.points=3"))
+    assert "points: 3" in (folder / "merged/mean/README.md").read_text()
 
 
 def test_spokes_and_far_edges_are_told_apart_with_a_named_reference(small: Small) -> None:
