@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from mergekit_perm.checkpoints.checking import check_finite, fit, shapes, state_sha256
+from mergekit_perm.checkpoints.origin import Origin, origin
 from mergekit_perm.checkpoints.references import Checkpoint, bare_names, load, local_file
 from mergekit_perm.checkpoints.writing import load_metadata, load_state, save
 
 __all__ = [
     "Checkpoint",
+    "Origin",
     "bare_names",
     "check_finite",
     "fit",
@@ -15,6 +17,7 @@ __all__ = [
     "load_metadata",
     "load_state",
     "local_file",
+    "origin",
     "save",
     "shapes",
     "state_sha256",

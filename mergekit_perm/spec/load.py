@@ -28,6 +28,9 @@ from mergekit_perm.yaml_document import (
     render_all,
 )
 
+STDIN = "<stdin>"
+"""What standard input is called in messages."""
+
 
 def load(path: Path | str, *, overrides: Sequence[str] = ()) -> RunSpec:
     """Read the run spec in file `path`; ``-`` is standard input.
@@ -50,7 +53,7 @@ def read(path: Path | str) -> tuple[str, str, Path]:
     ``-`` is standard input.
     """
     if str(path) == "-":
-        return decoded(sys.stdin.buffer.read(MAX_BYTES + 1), file="<stdin>"), "<stdin>", Path()
+        return decoded(sys.stdin.buffer.read(MAX_BYTES + 1), file=STDIN), STDIN, Path()
     path = Path(path)
     return file_text(path), str(path), path.parent
 
@@ -84,8 +87,8 @@ def loads(
         raise _error(findings)
     data, overlays, unset = apply(document.data, overrides)
     findings += unset
-    spec, problems = _validated(data, folder)
-    findings += _placed(problems, document, overlays, known=findings)
+    spec, problems = checked(data, folder)
+    findings += placed(problems, document, overlays, known=findings)
     if spec is None or findings:
         order = [text, *overrides]  # the file first, then the options as they were given
         raise _error(sorted(findings, key=lambda finding: order.index(finding[0].text)))
@@ -119,7 +122,13 @@ def _mergekit(data: Mapping[str, Any]) -> Problem:
     )
 
 
-def _validated(data: Mapping[str, Any], folder: Path) -> tuple[RunSpec | None, list[Problem]]:
+def checked(data: Mapping[str, Any], folder: Path) -> tuple[RunSpec | None, list[Problem]]:
+    """Return the run spec that plain `data` makes, and every problem of it.
+
+    Args:
+        data: the mapping of a run spec.
+        folder: where relative paths start.
+    """
     problems = list(not_finite(data))
     data = with_method(data)
     spec = None
@@ -131,7 +140,7 @@ def _validated(data: Mapping[str, Any], folder: Path) -> tuple[RunSpec | None, l
     return spec, problems + cross_problems(sound_parts(data, folder))
 
 
-def _placed(
+def placed(
     problems: Sequence[Problem],
     document: Document,
     overlays: Sequence[Overlay],
