@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergekit_perm import __version__
+from mergekit_perm.cli.convert import convert
 from mergekit_perm.cli.live import live_progress
 from mergekit_perm.cli.merge import merge
 from mergekit_perm.cli.permspec import permspec_app
@@ -39,6 +40,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(permspec_app, name="permspec")
+app.command()(convert)
 app.command()(merge)
 app.command()(permute)
 app.command()(sweep)

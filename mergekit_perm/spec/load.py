@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ def loads(
     document, problems = parse(text, file=file)
     text = document.text
     findings: list[Finding] = [(document, problem) for problem in problems]
-    wrong = _wrong_kind(document.data) if not problems or document.data else None
+    wrong = _wrong_kind(document.data, file) if not problems or document.data else None
     if wrong is not None:
         findings.append((document, wrong))
     if not isinstance(document.data, dict) or wrong is not None:
@@ -95,7 +96,7 @@ def loads(
     return spec
 
 
-def _wrong_kind(data: Any) -> Problem | None:
+def _wrong_kind(data: Any, file: str) -> Problem | None:
     """Return the problem of a file that is no run spec at all, with which checking ends."""
     if data is None:
         hint = f"a run spec starts with format: {FORMAT}"
@@ -106,18 +107,18 @@ def _wrong_kind(data: Any) -> Problem | None:
         message = "this is a permutation spec, not a run spec"
         return Problem(("format",), message, "check it with: perm-merge permspec verify FILE")
     if "merge_method" in data or ("format" not in data and data.keys() & {"models", "slices"}):
-        return _mergekit(data)
+        return _mergekit(data, file)
     return None
 
 
-def _mergekit(data: Mapping[str, Any]) -> Problem:
+def _mergekit(data: Mapping[str, Any], file: str) -> Problem:
     keys = [key for key in data if key in MERGEKIT_KEYS]
     first = "merge_method" if "merge_method" in keys else keys[0]
+    named = "-" if file == STDIN else file
     return Problem(
         (first,),
         f"this is a file for mergekit, not a run spec; its keys: {', '.join(keys)}",
-        f"a run spec starts with format: {FORMAT}, lists its networks under 'networks' "
-        "and its recipes under 'merge'",
+        f"make a run spec of it with: perm-merge convert {shlex.quote(named)} -o NEW.yaml",
         key=True,
     )
 
