@@ -59,10 +59,12 @@ def origin(reference: str, *, folder: Path) -> Origin | None:
 
 def _is_the_one(file: Path, reference: str) -> bool:
     """Return whether `config.json` beside `file` is about it: about the weights timm would take."""
-    return (
-        reference.startswith("local-dir:")
-        or local_file(f"local-dir:{file.parent}", folder=Path()) == file
-    )
+    if reference.startswith("local-dir:"):
+        return True
+    try:
+        return local_file(f"local-dir:{file.parent}", folder=Path()) == file
+    except CheckpointError:  # several files of weights
+        return False
 
 
 def _from_hub(reference: str) -> Path | None:

@@ -324,6 +324,72 @@ def test_checkpoints_that_disagree(command: Command) -> None:
     assert "two/config.json says --architecture test_resnet --options num_classes=5" in err
 
 
+def test_a_name_in_config_json_that_nobody_knows(command: Command) -> None:
+    folder("one", network("test_resnet", {}, 0))
+    config = Path("one/config.json")
+    config.write_text(config.read_text().replace('"test_resnet"', '"test_resnot"'))
+    code, _, err = command("merge", "local-dir:one", "local-dir:one", "-o", "out")
+    assert code == 2 and "unknown architecture 'test_resnot' (did you mean" in err
+
+
+def test_two_names_of_one_network_are_no_disagreement(command: Command) -> None:
+    folder("one", network("test_resnet", {}, 0))
+    state = network("test_resnet", {}, 1).state_dict()
+    torch.save(training(state, arch="test_resnet.r160_in1k"), "b.pth.tar")
+    made, _ = planned(command, "local-dir:one", "b.pth.tar")
+    assert made.architecture == "test_resnet"
+
+
+FUNCTION = """
+from torch import nn
+
+def build(width):
+    module = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+    module.input_shape = (3,)
+    return module
+"""
+
+
+def test_an_architecture_of_the_users_own(command: Command) -> None:
+    Path("own_net.py").write_text(FUNCTION)
+    torch.manual_seed(0)
+    for name in ("a", "b"):
+        module = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+        save_file(dict(module.state_dict()), f"{name}.safetensors")
+    two = ("a.safetensors", "b.safetensors", "--architecture", "own_net:build")
+    code, out, _ = command("merge", *two, "--options", "width=5", "-o", "out")
+    assert code == 0
+    line = out.splitlines()[-1].strip()
+    found: dict[str, Any] = {}
+    exec(line, found)
+    assert same(found["state"], load_file("out/merged/linear/model.safetensors"))
+    # It says what it is, options without a default included.
+    made, _ = planned(command, "local-dir:out/merged/linear", "b.safetensors", "--force")
+    assert (made.architecture, made.options) == ("own_net:build", {"width": 5})
+
+
+def test_architectures_of_each_network(command: Command) -> None:
+    mlps("a", "b")
+    own = "{architecture: mlp, options: {in_features: 64, hidden: [8, 8]}, checkpoint: %s}"
+    given = [f"--set=networks.{name}={own % name}.safetensors" for name in "ab"]
+    given = [text.replace("}.safetensors", ".safetensors}") for text in given]
+    made, err = planned(command, "a.safetensors", "b.safetensors", *given)
+    assert err == "" and made.architecture is None
+
+
+def test_folders_of_images_are_found_from_the_folder_of_the_spec(command: Command) -> None:
+    mlps("a", "b")
+    two = ("merge", "a.safetensors", "b.safetensors", *MLP, "-o", "out/x")
+    code, _, err = command(*two, "--data", "folder:images")
+    assert code == 3 and "images" in err
+    source = spec.load("out/x/merge.yaml").data
+    assert source is not None and source.source == "folder:../../images"
+    command(*two, "--data", "folder:images", "--set", "data.root=there")
+    source = spec.load("out/x/merge.yaml").data
+    assert source is not None
+    assert (source.source, source.root) == ("folder:images", "../../there")
+
+
 def test_an_unknown_architecture(command: Command) -> None:
     mlps("a", "b")
     two = ("merge", "a.safetensors", "b.safetensors", "--architecture", "resnet81", "-o", "out")

@@ -124,6 +124,36 @@ def test_a_base_that_is_listed_and_not_used_is_left_out() -> None:
     assert done.notes == ("m.yaml:2:1: base_model: left out: linear uses no base model",)
 
 
+def test_a_base_alone_is_no_list_of_models() -> None:
+    with pytest.raises(SpecError, match="models: expected a list of models") as e:
+        converted("merge_method: linear\nbase_model: a.pth\n")
+    assert "uses no base model" not in str(e.value)
+
+
+def test_a_file_of_slices_alone_is_not_told_about_models() -> None:
+    with pytest.raises(SpecError) as caught:
+        converted("merge_method: passthrough\nslices: []\n")
+    assert str(caught.value).endswith("\n1 problem in m.yaml; nothing was converted.")
+
+
+def test_something_else_is_told_what_is_missing() -> None:
+    with pytest.raises(SpecError, match="the key 'merge_method' is missing") as caught:
+        converted("colour: red\n")
+    assert "for example: merge_method: linear" in str(caught.value)
+
+
+def test_a_name_that_is_too_long_for_a_file() -> None:
+    name = "x" * 5000
+    data = converted(f"merge_method: linear\nmodels: [{name}, a.pth]").data
+    assert next(iter(data["networks"].values())) == {"checkpoint": name}
+
+
+def test_filters_without_a_wider_scope_stay_as_they_are() -> None:
+    filters = "weight: [{filter: fc, value: 0}]"
+    text = "merge_method: nearswap\n" + TWO % (filters, "weight: 1")
+    assert recipe(text)["parameters"]["weight"]["a"] == [{"filter": "fc", "value": 0}]
+
+
 def test_parameters_of_the_base_are_left_out() -> None:
     text = "merge_method: ties\nbase_model: a.pth\n" + TWO % ("weight: 1", "weight: 2")
     done = converted(text)
