@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from mergekit_perm.checkpoints.checking import adapted, check_finite, fit, shapes, state_sha256
+from mergekit_perm.checkpoints.origin import Origin, origin
 from mergekit_perm.checkpoints.references import Checkpoint, bare_names, load, local_file
 from mergekit_perm.checkpoints.writing import load_metadata, load_state, map_state, save
 
 __all__ = [
     "Checkpoint",
     "adapted",
+    "Origin",
     "bare_names",
     "check_finite",
     "fit",
@@ -17,6 +19,7 @@ __all__ = [
     "load_state",
     "local_file",
     "map_state",
+    "origin",
     "save",
     "shapes",
     "state_sha256",

@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergekit_perm import __version__
+from mergekit_perm.cli.convert import convert
 from mergekit_perm.cli.live import live_progress
+from mergekit_perm.cli.merge import merge
 from mergekit_perm.cli.permspec import permspec_app
 from mergekit_perm.cli.permute import permute
 from mergekit_perm.cli.shared import AsJson, Device, Out, Overrides, SpecArgument, spec_file
+from mergekit_perm.cli.shown import folder_of, show_plan, show_report
 from mergekit_perm.cli.sweep import show_sweep, sweep
 from mergekit_perm.cli.written import write_shown
 from mergekit_perm.errors import PermMergeError, RunError
 
 if TYPE_CHECKING:
-    from mergekit_perm.pipeline import Plan
     from mergekit_perm.report.repeats import Repeats
     from mergekit_perm.spec import RunSpec
 
@@ -38,6 +40,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(permspec_app, name="permspec")
+app.command()(convert)
+app.command()(merge)
 app.command()(permute)
 app.command()(sweep)
 
@@ -88,7 +92,7 @@ def run(
     loaded = _load(spec, overrides)
     from mergekit_perm import pipeline
 
-    folder = out or pipeline.default_folder(loaded)
+    folder = folder_of(loaded, out)
     with live_progress() as progress:
         report = pipeline.run(
             loaded,
@@ -98,7 +102,7 @@ def run(
             trust_permutations=trust_permspec,
             progress=progress,
         )
-    _show_report(folder, as_json=as_json)
+    show_report(folder, as_json=as_json)
     if any(not gate.passed for gate in report.gates):
         raise typer.Exit(1)
 
@@ -123,12 +127,12 @@ def plan(
     loaded, count = _load_all(spec, overrides)
     from mergekit_perm import pipeline
 
-    folder = out or pipeline.default_folder(loaded)
+    folder = folder_of(loaded, out)
     found = pipeline.make_plan(loaded, out=folder, device=device)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    _show_plan(found, folder)
+    show_plan(found, folder)
     if loaded.sweep is not None:
         typer.echo(f"A sweep of {count} runs such as this one: run it with perm-merge sweep")
 
@@ -199,7 +203,7 @@ def report(
         show_sweep(swept, html=html, figures=figures, as_json=as_json)
         return
     if html is None and figures is None:
-        _show_report(run, as_json=as_json)
+        show_report(run, as_json=as_json)
         return
     if as_json:
         raise typer.BadParameter("--json prints the report; choose it, or --html and --figures")
@@ -247,28 +251,3 @@ def _load_all(text: str, overrides: list[str] | None) -> tuple[RunSpec, int]:
         return loaded, 1
     swept = spec.loads_sweep(content, file=file, folder=folder, overrides=given)
     return loaded, len(swept.variations)
-
-
-def _show_report(run: Path, *, as_json: bool) -> None:
-    from rich.console import Console
-
-    from mergekit_perm.report import Report, render
-
-    loaded = Report.load(run)
-    if as_json:
-        typer.echo(loaded.to_text(), nl=False)
-        return
-    render(loaded, Console())
-    typer.echo(f"Results are in {run}" if run.is_dir() else f"Read from {run}")
-
-
-def _show_plan(plan: Plan, folder: Path) -> None:
-    width = max(len(step.status) for step in plan.steps)
-    for step in plan.steps:
-        files = f"  -> {', '.join(step.stage.files)}" if step.stage.files else ""
-        typer.echo(f"{step.status:<{width}}  {step.stage.title}{files}")
-    todo = sum(step.status == "to do" for step in plan.steps)
-    typer.echo(
-        f"{todo} of {len(plan.steps)} stages to do, {plan.points} mixtures to measure in all, "
-        f"about {plan.peak_memory / 2**20:,.0f} MiB of memory at most, into {folder}"
-    )

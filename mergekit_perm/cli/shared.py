@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,14 +49,19 @@ def spec_file(text: str) -> str:
     return str(known[text])
 
 
-def pairs(options: list[str] | None) -> dict[str, Any]:
-    """Return the options given as KEY=VALUE, values read as YAML."""
+def pairs(options: list[str] | None, *, flag: str = "--options") -> dict[str, Any]:
+    """Return what was given to `flag`, each KEY=VALUE, values read as YAML."""
     from mergekit_perm import yaml_document
 
     found = {}
     for option in options or ():
         key, equals, value = option.partition("=")
         if not equals:
-            raise SpecError(f"--options {option}: expected KEY=VALUE")
-        found[key] = yaml_document.read(value, file=f"--options {option}").data
+            raise SpecError(f"{flag} {option}: expected KEY=VALUE")
+        found[key] = yaml_document.read(value, file=f"{flag} {option}").data
     return found
+
+
+def run_name(text: str) -> str:
+    """Return `text` as the name of a run, which is also a name of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-") or "merge"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ from mergekit_perm.yaml_document import (
     render_all,
 )
 
+STDIN = "<stdin>"
+"""What standard input is called in messages."""
+
 
 def load(path: Path | str, *, overrides: Sequence[str] = ()) -> RunSpec:
     """Read the run spec in file `path`; ``-`` is standard input.
@@ -50,7 +54,7 @@ def read(path: Path | str) -> tuple[str, str, Path]:
     ``-`` is standard input.
     """
     if str(path) == "-":
-        return decoded(sys.stdin.buffer.read(MAX_BYTES + 1), file="<stdin>"), "<stdin>", Path()
+        return decoded(sys.stdin.buffer.read(MAX_BYTES + 1), file=STDIN), STDIN, Path()
     path = Path(path)
     return file_text(path), str(path), path.parent
 
@@ -77,22 +81,22 @@ def loads(
     document, problems = parse(text, file=file)
     text = document.text
     findings: list[Finding] = [(document, problem) for problem in problems]
-    wrong = _wrong_kind(document.data) if not problems or document.data else None
+    wrong = _wrong_kind(document.data, file) if not problems or document.data else None
     if wrong is not None:
         findings.append((document, wrong))
     if not isinstance(document.data, dict) or wrong is not None:
         raise _error(findings)
     data, overlays, unset = apply(document.data, overrides)
     findings += unset
-    spec, problems = _validated(data, folder)
-    findings += _placed(problems, document, overlays, known=findings)
+    spec, problems = checked(data, folder)
+    findings += placed(problems, document, overlays, known=findings)
     if spec is None or findings:
         order = [text, *overrides]  # the file first, then the options as they were given
         raise _error(sorted(findings, key=lambda finding: order.index(finding[0].text)))
     return spec
 
 
-def _wrong_kind(data: Any) -> Problem | None:
+def _wrong_kind(data: Any, file: str) -> Problem | None:
     """Return the problem of a file that is no run spec at all, with which checking ends."""
     if data is None:
         hint = f"a run spec starts with format: {FORMAT}"
@@ -103,23 +107,29 @@ def _wrong_kind(data: Any) -> Problem | None:
         message = "this is a permutation spec, not a run spec"
         return Problem(("format",), message, "check it with: perm-merge permspec verify FILE")
     if "merge_method" in data or ("format" not in data and data.keys() & {"models", "slices"}):
-        return _mergekit(data)
+        return _mergekit(data, file)
     return None
 
 
-def _mergekit(data: Mapping[str, Any]) -> Problem:
+def _mergekit(data: Mapping[str, Any], file: str) -> Problem:
     keys = [key for key in data if key in MERGEKIT_KEYS]
     first = "merge_method" if "merge_method" in keys else keys[0]
+    named = "-" if file == STDIN else file
     return Problem(
         (first,),
         f"this is a file for mergekit, not a run spec; its keys: {', '.join(keys)}",
-        f"a run spec starts with format: {FORMAT}, lists its networks under 'networks' "
-        "and its recipes under 'merge'",
+        f"make a run spec of it with: perm-merge convert {shlex.quote(named)} -o NEW.yaml",
         key=True,
     )
 
 
-def _validated(data: Mapping[str, Any], folder: Path) -> tuple[RunSpec | None, list[Problem]]:
+def checked(data: Mapping[str, Any], folder: Path) -> tuple[RunSpec | None, list[Problem]]:
+    """Return the run spec that plain `data` makes, and every problem of it.
+
+    Args:
+        data: the mapping of a run spec.
+        folder: where relative paths start.
+    """
     problems = list(not_finite(data))
     data = with_method(data)
     spec = None
@@ -131,7 +141,7 @@ def _validated(data: Mapping[str, Any], folder: Path) -> tuple[RunSpec | None, l
     return spec, problems + cross_problems(sound_parts(data, folder))
 
 
-def _placed(
+def placed(
     problems: Sequence[Problem],
     document: Document,
     overlays: Sequence[Overlay],
