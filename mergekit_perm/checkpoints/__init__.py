@@ -9,8 +9,8 @@ from mergekit_perm.checkpoints.writing import load_metadata, load_state, map_sta
 
 __all__ = [
     "Checkpoint",
-    "adapted",
     "Origin",
+    "adapted",
     "bare_names",
     "check_finite",
     "fit",
