@@ -27,7 +27,8 @@ def model_stock(tensors: Several, *, base: Tensor, filter_wise: bool = False) ->
         tensors: one of each of two networks or more, of the shape of `base`.
         base: of the base model.
         filter_wise: do so for every entry of the first axis by itself, in tensors of two axes or
-            more.
+            more: a filter of a convolution is one vector. mergekit takes vectors along the last
+            axis, which is the same for matrices.
     """
     count = len(tensors)
     vectors = differences(tensors, base)
