@@ -1,20 +1,66 @@
-"""Merge recipes: pure functions from several state dicts to one, under mergekit's names."""
+"""Merge recipes: pure functions on tensors under mergekit's names, and what applies them.
+
+Names are loaded on first use (PEP 562), so that `values` and `options` can be had without torch.
+"""
+
+from __future__ import annotations
 
 import inspect
 import sys
+from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from mergekit_perm.merge.linear import linear
-from mergekit_perm.merge.recipes import RECIPES, merge, parameters_of
+if TYPE_CHECKING:
+    from mergekit_perm.merge.depth import depths
+    from mergekit_perm.merge.options import PerNetwork, Share, Within
+    from mergekit_perm.merge.recipes import RECIPES, find, parameters_of
+    from mergekit_perm.merge.streaming import merge, merge_tensors
 
-__all__ = ["RECIPES", "linear", "merge", "parameters_of"]
+__all__ = [
+    "RECIPES",
+    "PerNetwork",
+    "Share",
+    "Within",
+    "depths",
+    "find",
+    "merge",
+    "merge_tensors",
+    "parameters_of",
+]
+
+_HOMES = {
+    "RECIPES": "recipes",
+    "PerNetwork": "options",
+    "Share": "options",
+    "Within": "options",
+    "depths": "depth",
+    "find": "recipes",
+    "merge": "streaming",
+    "merge_tensors": "streaming",
+    "parameters_of": "recipes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mergekit_perm.merge' has no attribute '{name}'")
+    return getattr(import_module(f"mergekit_perm.merge.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class _CallableModule(ModuleType):
     """Lets `mergekit_perm.merge(...)` be called: the package and its function share a name."""
 
-    __call__ = staticmethod(merge)
-    __signature__ = inspect.signature(merge)
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        return __getattr__("merge")(*args, **keywords)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(__getattr__("merge"))
 
 
 sys.modules[__name__].__class__ = _CallableModule

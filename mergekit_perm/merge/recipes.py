@@ -1,41 +1,84 @@
-"""The table of merge recipes, and the one way to call any of them by name."""
+"""The table of merge recipes under mergekit's names, and those that other distributions bring."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+
+from torch import Tensor
 
 from mergekit_perm.errors import MergeError, suggest
+from mergekit_perm.merge import plugins
+from mergekit_perm.merge.breadcrumbs import breadcrumbs, breadcrumbs_ties
+from mergekit_perm.merge.dare import dare_linear, dare_ties
+from mergekit_perm.merge.della import della, della_linear
+from mergekit_perm.merge.karcher import karcher
 from mergekit_perm.merge.linear import linear
+from mergekit_perm.merge.model_stock import model_stock
+from mergekit_perm.merge.multislerp import multislerp
+from mergekit_perm.merge.options import Table, table_of
+from mergekit_perm.merge.passthrough import passthrough
+from mergekit_perm.merge.ram import ram, ramplus_tl
+from mergekit_perm.merge.sce import sce
+from mergekit_perm.merge.slerp import nuslerp, slerp
+from mergekit_perm.merge.task_arithmetic import task_arithmetic
+from mergekit_perm.merge.ties import ties
 from mergekit_perm.mergekit import MERGEKIT_METHODS
-from mergekit_perm.weighted import State
 
-RECIPES: Mapping[str, Callable[..., State]] = MappingProxyType({"linear": linear})
-"""Recipe by mergekit id; a recipe's keyword-only parameters are its option table."""
+Function = Callable[..., Tensor]
+
+RECIPES: Mapping[str, Function] = MappingProxyType(
+    {
+        "linear": linear,
+        "slerp": slerp,
+        "nuslerp": nuslerp,
+        "multislerp": multislerp,
+        "karcher": karcher,
+        "task_arithmetic": task_arithmetic,
+        "ties": ties,
+        "dare_linear": dare_linear,
+        "dare_ties": dare_ties,
+        "breadcrumbs": breadcrumbs,
+        "breadcrumbs_ties": breadcrumbs_ties,
+        "della": della,
+        "della_linear": della_linear,
+        "model_stock": model_stock,
+        "sce": sce,
+        "ram": ram,
+        "ramplus_tl": ramplus_tl,
+        "passthrough": passthrough,
+    }
+)
+"""Recipe by mergekit id: a pure function on tensors, whose signature is its option table."""
 
 
-def merge(states: Mapping[str, State], *, method: str, **parameters: Any) -> State:
-    """Return one state dict merged from `states` by a recipe of `RECIPES`.
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe by name, with what it takes."""
 
-    Args:
-        states: state dicts by network name, with the same tensor names and shapes.
-        method: a mergekit id, such as ``"linear"``.
-        parameters: the recipe's own options (see its docstring).
+    name: str
+    function: Function
+    table: Table
+
+
+def find(method: str) -> Recipe:
+    """Return the recipe called `method`, of this package or of another.
 
     Raises:
-        MergeError: unknown method or parameter, or whatever the recipe itself refuses.
+        MergeError: there is none, or it is none.
     """
-    recipe = _recipe(method)
-    known = parameters_of(method)
-    for name in parameters:
-        if name not in known:
-            raise MergeError(
-                f"{method}: no parameter '{name}'{suggest(name, known)}; "
-                f"it takes {', '.join(known)}"
-            )
-    return recipe(states, **parameters)
+    if method in RECIPES:
+        return Recipe(method, RECIPES[method], table_of(RECIPES[method]))
+    others = plugins.names()
+    if method in others:
+        function = plugins.load(method)
+        return Recipe(method, function, table_of(function))
+    known = (*RECIPES, *others)
+    here = f"recipes here: {', '.join(known)}"
+    if method in MERGEKIT_METHODS:
+        raise MergeError(f"merge method '{method}' is known to mergekit, not provided here; {here}")
+    raise MergeError(f"no merge method '{method}'{suggest(method, known)}; {here}")
 
 
 def parameters_of(method: str) -> tuple[str, ...]:
@@ -44,18 +87,4 @@ def parameters_of(method: str) -> tuple[str, ...]:
     Raises:
         MergeError: unknown method.
     """
-    signature = inspect.signature(_recipe(method))
-    return tuple(
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    )
-
-
-def _recipe(method: str) -> Callable[..., State]:
-    if method in RECIPES:
-        return RECIPES[method]
-    here = f"recipes here: {', '.join(RECIPES)}"
-    if method in MERGEKIT_METHODS:
-        raise MergeError(f"merge method '{method}' is known to mergekit, not provided here; {here}")
-    raise MergeError(f"no merge method '{method}'{suggest(method, RECIPES)}; {here}")
+    return tuple(find(method).table.options)

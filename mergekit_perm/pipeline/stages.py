@@ -94,6 +94,7 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     merged = merge.merge(
         {name: family[name] for name in names},
         method=recipe.method,
+        base_model=recipe.base_model,
         **recipe.parameters.model_dump(),
     )
     file = f"{folder}/model.safetensors"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from mergekit_perm.spec.alignment import AlignSpec
 from mergekit_perm.spec.file_checks import file_problems
-from mergekit_perm.spec.models import EvaluateSpec, GateSpec, MergeSpec, NetworkTrain
+from mergekit_perm.spec.merge_checks import merge_problems
+from mergekit_perm.spec.models import EvaluateSpec, GateSpec, NetworkTrain
 from mergekit_perm.spec.parts import Parts
 from mergekit_perm.spec.problems import nearest
 from mergekit_perm.spec.run_spec import JOINT, chosen_pairs
@@ -20,9 +20,9 @@ def cross_problems(parts: Parts) -> list[Problem]:
     return list(dict.fromkeys(problem for check in _CHECKS for problem in check(parts)))
 
 
-def _unknown(path: Keys, name: str, known: Sequence[str], *, key: bool = False) -> Problem:
+def _unknown(path: Keys, name: str, known: Sequence[str]) -> Problem:
     hint = nearest(name, known) or f"networks here: {', '.join(known)}"
-    return Problem(path, f"no network '{name}'", hint, key=key)
+    return Problem(path, f"no network '{name}'", hint)
 
 
 def _names(parts: Parts) -> Iterator[Problem]:
@@ -130,39 +130,6 @@ def _without_data(align: AlignSpec) -> Problem:
     return Problem(("align", "method"), message, hint)
 
 
-def _merge(parts: Parts) -> Iterator[Problem]:
-    taken: dict[str, int] = {}
-    for index, merge in parts.merge.items():
-        first = taken.setdefault(merge.name, index)
-        if first != index:
-            message = f"the name '{merge.name}' is taken by merge[{first}]"
-            yield Problem(("merge", index, "name"), message, "choose another name")
-        for place, name in enumerate(merge.networks or ()):
-            if name not in parts.names:
-                yield _unknown(("merge", index, "networks", place), name, parts.names)
-        yield from _weights(("merge", index, "parameters", "weight"), merge, parts)
-
-
-def _weights(path: Keys, merge: MergeSpec, parts: Parts) -> Iterator[Problem]:
-    merged = parts.names if merge.networks is None else merge.networks
-    given = merge.parameters.weight
-    weights = given if isinstance(given, dict) else dict.fromkeys(merged, given)
-    strangers = [name for name in weights if name not in merged]
-    for name in strangers:
-        if name in parts.names:
-            yield Problem((*path, name), f"network '{name}' is not merged here", key=True)
-        else:
-            yield _unknown((*path, name), name, merged, key=True)
-    without = [name for name in merged if name not in weights]
-    if without and not strangers:
-        hint = f"add {without[0]}: 1.0, or 0 to leave it out"
-        yield Problem(path, f"no weight for network '{without[0]}'", hint, key=True)
-    total = math.fsum(weights.values())
-    if merge.parameters.normalize and abs(total) <= 1e-12 * math.fsum(map(abs, weights.values())):
-        hint = "change them, or write normalize: false"
-        yield Problem(path, "the weights sum to 0, so they cannot be normalised", hint)
-
-
 def _pairs(parts: Parts) -> Iterator[Problem]:
     if parts.evaluate is None or isinstance(parts.evaluate.pairs, str):
         return
@@ -265,7 +232,7 @@ _CHECKS = (
     _data,
     _training,
     _align,
-    _merge,
+    merge_problems,
     _pairs,
     _evaluate,
     _composition,

@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Stri
 from pydantic_core import PydanticCustomError
 
 from mergekit_perm.mergekit import MERGEKIT_METHODS
-from mergekit_perm.spec.methods import ALIGNMENT_METHODS, MERGE_METHODS
+from mergekit_perm.spec.methods import ALIGNMENT_METHODS
+from mergekit_perm.spec.recipes import RECIPES, known_methods
 
 # Marks a branch of a union in the location of pydantic's errors. A key of a spec that is text one
 # can type is none of these, so that `problems` can take them out again without touching a user's.
@@ -131,6 +132,11 @@ def _choice(known: Sequence[str], elsewhere: Sequence[str] = ()) -> Callable[[st
     return check
 
 
+def _recipe(text: str) -> str:
+    # Entry points are looked for only where a name is none of this package.
+    return text if text in RECIPES else _choice(known_methods(), MERGEKIT_METHODS)(text)
+
+
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?|cuda:[0-9]+(,cuda:[0-9]+)+", text):
         raise one_of(("auto", "cpu", "mps", "cuda", "cuda:0", "cuda:0,cuda:1"))
@@ -154,13 +160,6 @@ Ema = Annotated[
 BatchSize = Annotated[
     Annotated[Count, Tag("\0number")] | Annotated[Literal["auto"], Tag("\0text")],
     _by_kind("a whole number of examples, or auto"),
-]
-Weight = Annotated[
-    Annotated[float, Tag("\0number")] | Annotated[dict[str, float], Tag("\0mapping")],
-    _by_kind(
-        "a number, or a mapping from network to number",
-        list_hint="the gradients and filters of mergekit are not provided here",
-    ),
 ]
 # Behind a validator pydantic sees Python's list, which it takes for a tuple only when not strict.
 Pair = Annotated[tuple[Text, Text], Field(strict=False), BeforeValidator(_two)]
@@ -190,7 +189,7 @@ OneOrMoreSteps = Annotated[
 Found = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_found)]
 
 AlignmentMethod = Annotated[str, AfterValidator(_choice(ALIGNMENT_METHODS))]
-MergeMethod = Annotated[str, AfterValidator(_choice(MERGE_METHODS, MERGEKIT_METHODS))]
+MergeMethod = Annotated[str, AfterValidator(_recipe)]
 Device = Annotated[str, AfterValidator(_device)]
 Calibration = Literal["none", "batch_norm", "temperature", "batch_norm+temperature"]
 Control = Literal["random_permutation", "planted_copy"]

@@ -1,6 +1,6 @@
-"""What a run spec may name: methods, their homes elsewhere, and keys refused with a reason.
+"""What a run spec may name: methods of alignment, keys of mergekit, keys refused with a reason.
 
-The tables repeat what `merge`, `align` and `evaluate` provide, because checking a spec must not
+The tables repeat what `align` and `evaluate` provide, because checking a spec must not
 load torch; a test holds them together.
 """
 
@@ -19,9 +19,6 @@ ALIGNMENT_METHODS = (
     "straight_through",
 )
 """Methods that `align.method` may name; their options are in `alignment`."""
-
-MERGE_METHODS = ("linear",)
-"""Recipes that `merge[].method` may name."""
 
 MERGEKIT_KEYS = (
     "merge_method",
@@ -50,8 +47,6 @@ REFUSED_KEYS: Mapping[str, str] = MappingProxyType(
         "tokenizer": _TEXT,
         "tokenizer_source": _TEXT,
         "chat_template": _TEXT,
-        "base_model": "no method provided here uses a base model; "
-        "what networks are aligned to is align.reference",
         "dtype": "sums are taken in float64 and rounded to the dtype of the networks",
         "out_dtype": "merged networks keep the dtype of the networks",
     }

@@ -16,9 +16,12 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
+from mergekit_perm.errors import MergeError
 from mergekit_perm.spec.fields import (
     AtLeastTwo,
     BatchSize,
@@ -39,11 +42,11 @@ from mergekit_perm.spec.fields import (
     Size,
     Steps,
     Text,
-    Weight,
     distinct,
     expected,
     refused,
 )
+from mergekit_perm.spec.recipes import filled, recipe_table
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["one_cycle", "cosine", "step", "constant"]
@@ -195,11 +198,10 @@ class NetworkSpec(Section):
         return self
 
 
-class MergeParameters(Section):
-    """Parameters of the recipe ``linear``, under mergekit's names."""
+class MergeParameters(Section, extra="allow"):
+    """Parameters of a recipe, under mergekit's names; `merge_checks` checks them."""
 
-    weight: Weight = 1.0
-    normalize: bool = True
+    __pydantic_extra__: dict[str, Any]
 
 
 class MergeSpec(Section):
@@ -208,14 +210,28 @@ class MergeSpec(Section):
     Attributes:
         name: of the result; a folder is called so.
         method: the recipe, under mergekit's name.
-        networks: which to merge; None is all.
-        parameters: of the recipe.
+        base_model: the network that task vectors start from, or slerp's t = 0; None is none.
+        networks: which to merge; None is all. The base model may be among them or not.
+        parameters: of the recipe, with every default.
     """
 
     name: Name
     method: MergeMethod
+    base_model: Text | None = None
     networks: Names | None = None
-    parameters: MergeParameters = MergeParameters()
+    parameters: Annotated[MergeParameters, Field(validate_default=True)] = MergeParameters()
+
+    @field_validator("parameters")
+    @classmethod
+    def _with_defaults(cls, parameters: MergeParameters, info: ValidationInfo) -> MergeParameters:
+        method = info.data.get("method")
+        if method is None:
+            return parameters
+        try:
+            table = recipe_table(method)
+        except MergeError:  # `merge_checks` says so
+            return parameters
+        return MergeParameters.model_validate(filled(parameters.model_dump(), table))
 
 
 class SimplexSpec(Section):

@@ -21,6 +21,7 @@ from mergekit_perm.spec.alignment import (
 )
 from mergekit_perm.spec.fields import UNION_TAGS
 from mergekit_perm.spec.methods import REFUSED_KEYS
+from mergekit_perm.spec.recipes import RECIPES
 from mergekit_perm.spec.run_spec import FORMAT, RunSpec
 from mergekit_perm.yaml_document import Keys, Problem, dump, plain_scalar
 
@@ -215,22 +216,24 @@ def _hint(detail: Any) -> str | None:
     if kind == "tuple_type" and isinstance(value, str | int | float):
         return f"write [{dump(value, flow=True).strip()}]"
     if kind == "bool_type" and isinstance(value, str):
-        return _bool_hint(value)
+        return bool_hint(value)
     if kind in ("int_type", "float_type"):
-        return _number_hint(value, whole=kind == "int_type")
+        return number_hint(value, whole=kind == "int_type")
     if kind == "expected" and isinstance(value, list):
         return str(detail["ctx"]["list_hint"]) or None
     return None
 
 
-def _bool_hint(text: str) -> str | None:
+def bool_hint(text: str) -> str | None:
+    """Return which of true and false `text` means, as a hint; None if neither."""
     words = {"yes": "true", "on": "true", "true": "true"}
     words |= {"no": "false", "off": "false", "false": "false"}
     word = words.get(text.lower())
     return f"write {word}" if word else None
 
 
-def _number_hint(value: Any, *, whole: bool) -> str | None:
+def number_hint(value: Any, *, whole: bool) -> str | None:
+    """Return the number that `value` means, as a hint; None if it means none."""
     if isinstance(value, str):  # quoted, or with the underscores of YAML 1.1
         value = plain_scalar(value.strip().replace("_", ""))
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -275,6 +278,8 @@ def _homes(key: str) -> list[str]:
         elif section is AlignSpec and methods:
             every = len(methods) == len(ALIGNMENTS)
             homes.append("align" if every else f"align with method {' or '.join(methods)}")
+        elif section is models.MergeParameters and any(key in r.options for r in RECIPES.values()):
+            homes.append("merge[].parameters")
     return homes
 
 

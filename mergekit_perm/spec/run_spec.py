@@ -141,8 +141,10 @@ class RunSpec(Section):
         return {**shared, **network.options}
 
     def merged_networks(self, merge: MergeSpec) -> tuple[str, ...]:
-        """Return the names of the networks that `merge` merges."""
-        return tuple(self.networks) if merge.networks is None else merge.networks
+        """Return the names of the networks that `merge` merges, its base model among them."""
+        names = tuple(self.networks) if merge.networks is None else merge.networks
+        base = merge.base_model
+        return names if base is None or base in names else (base, *names)
 
     @property
     def looks_at(self) -> Looks:

@@ -18,9 +18,9 @@ from mergekit_perm import merge
 from mergekit_perm.align import JOINT as ALIGN_JOINT
 from mergekit_perm.align import METHODS, align
 from mergekit_perm.data import Split
-from mergekit_perm.mergekit import MERGEKIT_METHODS
+from mergekit_perm.merge.options import table_of
 from mergekit_perm.permspec import PermutationSpec
-from mergekit_perm.spec import alignment, methods, models
+from mergekit_perm.spec import alignment, methods, models, recipes
 from mergekit_perm.spec.fields import Calibration
 from mergekit_perm.spec.problems import EXAMPLES, SECTIONS
 from mergekit_perm.spec.run_spec import JOINT, RunSpec
@@ -74,13 +74,34 @@ def test_bounds_are_those_of_the_recipe(field: str, bad: float) -> None:
 
 
 def test_merge_methods() -> None:
-    assert tuple(merge.RECIPES) == methods.MERGE_METHODS
-    assert set(methods.MERGE_METHODS) <= set(MERGEKIT_METHODS)
-    for method in methods.MERGE_METHODS:
-        recipe = inspect.signature(merge.RECIPES[method]).parameters
-        fields = models.MergeParameters.model_fields
-        assert merge.parameters_of(method) == tuple(fields)
-        assert {name: recipe[name].default for name in fields} == dict(models.MergeParameters())
+    assert list(merge.RECIPES) == list(recipes.RECIPES)
+
+
+@pytest.mark.parametrize("method", merge.RECIPES)
+def test_the_parameters_of_recipes_are_those_of_their_signatures(method: str) -> None:
+    assert recipes.RECIPES[method] == table_of(merge.RECIPES[method])
+    assert list(recipes.RECIPES[method].options) == list(table_of(merge.RECIPES[method]).options)
+
+
+@pytest.mark.parametrize("method", merge.RECIPES)
+def test_weights_that_cancel_are_refused_where_the_recipe_refuses_them(method: str) -> None:
+    from mergekit_perm.errors import MergeError
+
+    table = recipes.RECIPES[method]
+    if "weight" not in table.options or table.fewest > 2:
+        assert method not in recipes.DIVIDED
+        return
+    states = {name: {"w": torch.ones(2)} for name in "abc"}
+    base = {"base_model": "c"} if table.base != "refused" else {}
+    networks = {name: states[name] for name in ("abc" if base else "ab")}
+    flag = recipes.DIVIDED.get(method)
+    on = {flag: True} if flag else {}
+    try:
+        merge.merge(networks, method=method, weight={"a": 1, "b": -1}, **base, **on)
+    except MergeError:
+        assert method in recipes.DIVIDED
+    else:
+        assert method not in recipes.DIVIDED
 
 
 # What a solver takes that is no option: networks, and what `align` gives it.

@@ -1,0 +1,85 @@
+"""Ways to thin a task vector out: by size, by chance, and by both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mergekit_perm.errors import MergeError
+
+
+def keep_largest(vector: Tensor, density: float) -> Tensor:
+    """Return `vector` with the share `density` of its elements that are largest in size.
+
+    The rest is 0. As many are kept as whole numbers allow, rounded down, and at least one
+    unless `density` is 0 (TIES, arXiv 2306.01708).
+    """
+    return keep_middle(vector, density, 0.0)
+
+
+def keep_middle(vector: Tensor, density: float, gamma: float) -> Tensor:
+    """Return `vector` without its largest and its smallest elements (arXiv 2306.01708, 2312.06795).
+
+    The share `gamma` that is largest in size becomes 0, and so do the smallest, until the share
+    `density` is left. Where both cannot be had, fewer of the largest go.
+    """
+    count = vector.numel()
+    kept = number_kept(count, density)
+    if kept == count:
+        return vector.clone()
+    dropped_top = min(_whole(gamma * count), count - kept)
+    order = vector.abs().flatten().argsort(descending=True, stable=True)
+    mask = torch.zeros(count, dtype=torch.bool, device=vector.device)
+    mask[order[dropped_top : dropped_top + kept]] = True
+    return vector * mask.view(vector.shape)
+
+
+def number_kept(count: int, density: float) -> int:
+    """Return how many of `count` elements the share `density` is."""
+    return max(min(_whole(density * count), count), 1 if density > 0 and count else 0)
+
+
+def keep_by_chance(vector: Tensor, keep: Tensor, generator: torch.Generator) -> Tensor:
+    """Return `vector` with every element kept by chance; the rest is 0.
+
+    Args:
+        vector: of any shape and device.
+        keep: the chance of each element, of the same shape or a number's.
+        generator: on the CPU, so that the same elements are kept on every device.
+    """
+    drawn = torch.rand(vector.shape, generator=generator, dtype=torch.float64)
+    return vector * (drawn.to(vector.device, keep.dtype) < keep)
+
+
+def chances_by_rank(vector: Tensor, density: float, epsilon: float) -> Tensor:
+    """Return the chance of every element to be kept, higher for larger ones (arXiv 2406.11617).
+
+    Within each row (the last axis) the chances rise evenly with rank from `density` - `epsilon` for
+    the smallest to `density` + `epsilon` for the largest element, and average `density`.
+
+    Raises:
+        MergeError: these are no chances.
+    """
+    if density == 1.0:
+        return torch.ones_like(vector)
+    if density - epsilon < 0 or density + epsilon > 1:
+        raise MergeError(
+            f"density {density:g} with epsilon {epsilon:g}: elements would be kept with chances "
+            f"from {density - epsilon:g} to {density + epsilon:g}; both have to lie within 0 and 1"
+        )
+    rows = vector.abs().reshape(-1, vector.shape[-1] if vector.dim() else 1)
+    width = rows.shape[1]
+    ranks = rows.argsort(dim=1, stable=True).argsort(dim=1).to(vector.dtype)
+    place = ranks / (width - 1) if width > 1 else torch.full_like(ranks, 0.5)
+    return (density + epsilon * (2 * place - 1)).view(vector.shape)
+
+
+def same_size(thinned: Tensor, vector: Tensor) -> Tensor:
+    """Return `thinned` scaled until the sizes of its elements add up as in `vector` (L1 norm)."""
+    left = thinned.abs().sum()
+    return thinned * (vector.abs().sum() / left) if left > 0 else thinned
+
+
+def _whole(number: float) -> int:
+    # 0.57 * 100 is 56.99999999999999, and means 57.
+    return int(number + 1e-6)

@@ -1,0 +1,80 @@
+"""Tensor by tensor: what is read, when, and how much of it is there at a time."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator, KeysView
+
+import pytest
+import torch
+
+from mergekit_perm.errors import MergeError
+from mergekit_perm.merge import merge, merge_tensors
+from tests.strategies import state_of
+
+SHAPES = {"layers.0.weight": (3, 2), "layers.0.bias": (3,), "layers.1.weight": (2, 3)}
+
+
+class Lazy:
+    """A checkpoint of which only names are known until a tensor is asked for."""
+
+    def __init__(self, seed: int, log: list[str]) -> None:
+        self.seed, self.log = seed, log
+        self.alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+
+    def keys(self) -> KeysView[str]:
+        return SHAPES.keys()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.log.append(f"{self.seed}:{name}")
+        tensor = state_of({name: SHAPES[name]}, self.seed)[name]
+        self.alive.add(tensor)
+        return tensor
+
+
+def test_every_tensor_is_read_once_network_by_network() -> None:
+    log: list[str] = []
+    pairs = merge_tensors({"a": Lazy(0, log), "b": Lazy(1, log)}, method="ties", base_model="a")  # type: ignore[dict-item]
+    assert isinstance(pairs, Iterator) and log == []
+    name, tensor = next(pairs)
+    assert (name, tensor.shape) == ("layers.0.weight", (3, 2))
+    assert log == ["0:layers.0.weight", "1:layers.0.weight"]
+    assert [name for name, _ in pairs] == list(SHAPES)[1:]
+    assert log == [f"{seed}:{name}" for name in SHAPES for seed in (0, 1)]
+
+
+def test_one_tensor_of_each_network_is_in_memory() -> None:
+    states = {name: Lazy(seed, []) for seed, name in enumerate("abc")}
+    for _ in merge_tensors(states, method="ties", base_model="a"):  # type: ignore[arg-type]
+        gc.collect()
+        assert all(len(state.alive) <= 1 for state in states.values())
+
+
+def test_it_is_what_merge_returns() -> None:
+    lazy = {name: Lazy(seed, []) for seed, name in enumerate("abc")}
+    eager = {name: {n: state[n] for n in SHAPES} for name, state in lazy.items()}
+    merged = merge(eager, method="dare_ties", base_model="b", density=0.5)
+    streamed = dict(merge_tensors(lazy, method="dare_ties", base_model="b", density=0.5))  # type: ignore[arg-type]
+    assert list(merged) == list(streamed) == list(SHAPES)
+    assert all(torch.equal(merged[name], streamed[name]) for name in SHAPES)
+
+
+def test_names_are_compared_before_and_shapes_while_reading() -> None:
+    a = {"v": torch.zeros(1), "w": torch.zeros(2)}
+    with pytest.raises(MergeError) as error:
+        merge_tensors({"a": a, "b": {"v": torch.zeros(1)}}, method="linear")
+    assert str(error.value) == "linear: 'b' has no tensor 'w', which 'a' has"
+    with pytest.raises(MergeError) as error:
+        merge_tensors({"a": {"v": torch.zeros(1)}, "b": a}, method="linear")
+    assert str(error.value) == "linear: 'b' has a tensor 'w', which 'a' has not"
+    pairs = merge_tensors({"a": a, "b": {**a, "w": torch.zeros(3)}}, method="linear")
+    assert next(pairs)[0] == "v"
+    with pytest.raises(MergeError, match="tensor 'w' is \\(3,\\) in 'b' and \\(2,\\) in 'a'"):
+        next(pairs)
+
+
+def test_complex_numbers_are_pairs() -> None:
+    states = {n: {"w": torch.tensor([v])} for n, v in (("a", 1 + 2j), ("b", 3 - 2j), ("o", 0j))}
+    merged = merge(states, method="ties", base_model="o")["w"]
+    assert merged.dtype == torch.complex64 and merged.tolist() == [2 + 2j]
