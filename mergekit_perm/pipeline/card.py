@@ -9,7 +9,8 @@ from typing import Any
 
 from mergekit_perm import yaml_document
 from mergekit_perm.files import write_text
-from mergekit_perm.report.model import LOOKED_AT
+from mergekit_perm.report.model import LOOKED_AT, Calibrated
+from mergekit_perm.report.summaries import calibration_words
 from mergekit_perm.spec import RunSpec, resolved
 from mergekit_perm.spec.models import MergeSpec
 
@@ -20,17 +21,25 @@ def write(
     networks: Sequence[str],
     config: Mapping[str, Any],
     spec: RunSpec,
+    done: Mapping[str, Any],
 ) -> None:
-    """Write config.json, README.md and perm_merge_config.yml into `folder`."""
+    """Write config.json, README.md and perm_merge_config.yml into `folder`.
+
+    `done` says under ``calibrated`` what has been re-estimated in the network, if anything was.
+    """
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     write_text(folder / "perm_merge_config.yml", resolved(spec))
-    write_text(folder / "README.md", model_card(recipe, networks, config, spec))
+    write_text(folder / "README.md", model_card(recipe, networks, config, spec, done))
 
 
 def model_card(
-    recipe: MergeSpec, networks: Sequence[str], config: Mapping[str, Any], spec: RunSpec
+    recipe: MergeSpec,
+    networks: Sequence[str],
+    config: Mapping[str, Any],
+    spec: RunSpec,
+    done: Mapping[str, Any],
 ) -> str:
-    """Return the model card in Markdown: method, networks, how to load, configuration."""
+    """Return the model card in Markdown: method, calibration, networks, loading, configuration."""
     front = yaml_document.dump({"library_name": "timm", "tags": ["perm-merge", "merge"]})
     parents = "\n".join(f"- `{name}`: {_origin(spec, name)}" for name in networks)
     aligned = "The networks were merged as they were, without alignment."
@@ -46,7 +55,7 @@ def model_card(
 
 ## Merge Method
 
-`{recipe.method}` with {json.dumps(recipe.parameters.model_dump())}. {aligned}
+`{recipe.method}` with {json.dumps(recipe.parameters.model_dump())}. {aligned}{_calibration(done)}
 
 ## Models Merged
 
@@ -64,6 +73,12 @@ def model_card(
 {resolved(spec).rstrip()}
 ```
 """
+
+
+def _calibration(done: Mapping[str, Any]) -> str:
+    if "calibrated" not in done:
+        return ""
+    return f" After merging, {calibration_words(Calibrated(**done['calibrated']))}."
 
 
 def _origin(spec: RunSpec, name: str) -> str:

@@ -77,6 +77,10 @@ def _data(parts: Parts) -> Iterator[Problem]:
         yield Problem(path, "training needs data, and the spec has none", hint, key=True)
     if "evaluate" in parts.given:
         yield Problem(("evaluate",), "measuring needs data, and the spec has none", hint, key=True)
+    for index, merge in parts.merge.items():
+        if merge.calibrate != "none":
+            message = "calibrating looks at data, and the spec has none"
+            yield Problem(("merge", index, "calibrate"), message, hint)
 
 
 def _training(parts: Parts) -> Iterator[Problem]:
@@ -141,6 +145,7 @@ def _merge(parts: Parts) -> Iterator[Problem]:
             if name not in parts.names:
                 yield _unknown(("merge", index, "networks", place), name, parts.names)
         yield from _weights(("merge", index, "parameters", "weight"), merge, parts)
+        yield from _targets(("merge", index, "parameters", "weight"), merge, parts)
 
 
 def _weights(path: Keys, merge: MergeSpec, parts: Parts) -> Iterator[Problem]:
@@ -161,6 +166,20 @@ def _weights(path: Keys, merge: MergeSpec, parts: Parts) -> Iterator[Problem]:
     if merge.parameters.normalize and abs(total) <= 1e-12 * math.fsum(map(abs, weights.values())):
         hint = "change them, or write normalize: false"
         yield Problem(path, "the weights sum to 0, so they cannot be normalised", hint)
+
+
+def _targets(path: Keys, merge: MergeSpec, parts: Parts) -> Iterator[Problem]:
+    """Check that there are statistics between those of the networks, where `repair` needs them."""
+    measured = parts.evaluate.calibration if parts.evaluate else ()
+    repaired = [name for name in (merge.calibrate, *measured) if "repair" in name]
+    given = getattr(merge.parameters, "weight", None)
+    if not repaired or merge.method != "linear" or not isinstance(given, dict):
+        return
+    for name, weight in given.items():
+        if isinstance(weight, int | float) and weight < 0:
+            message = f"{repaired[0]} mixes statistics of networks, by weights of 0 or more"
+            hint = "take a weight of 0 or more, or another calibration"
+            yield Problem((*path, name), message, hint)
 
 
 def _pairs(parts: Parts) -> Iterator[Problem]:
