@@ -2,12 +2,9 @@
 
 from mergekit_perm.devices import device
 from mergekit_perm.evaluate.barriers import Barrier, Point, excess, from_points
-from mergekit_perm.evaluate.calibration import (
-    CALIBRATIONS,
-    calibrate,
-    effective_calibration,
-    has_batch_norm,
-)
+from mergekit_perm.evaluate.batch_norms import has_batch_norm
+from mergekit_perm.evaluate.calibrating import calibrate
+from mergekit_perm.evaluate.calibration import CALIBRATIONS, effective_calibration
 from mergekit_perm.evaluate.curves import barrier, evaluate_points, measure_points
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure

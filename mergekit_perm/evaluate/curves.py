@@ -14,11 +14,8 @@ from torch import nn
 from mergekit_perm.devices import device as find_device
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.barriers import Barrier
-from mergekit_perm.evaluate.calibration import (
-    effective_calibration,
-    has_batch_norm,
-    known_calibration,
-)
+from mergekit_perm.evaluate.batch_norms import has_batch_norm
+from mergekit_perm.evaluate.calibration import effective_calibration, known_calibration
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics
 from mergekit_perm.evaluate.pairs import known
@@ -151,7 +148,7 @@ def barrier(
         states: the networks by name, state dicts of one architecture. Aligning them is not done
             here: `alignment` only labels the result.
         module: the architecture; it is copied and stays as it is.
-        data: its splits are measured; ``train`` is what ``batch_norm`` re-estimates on.
+        data: its splits are measured; ``train`` is what ``batch_norm`` and ``repair`` look at.
         points: points per path, both ends included.
         pairs: ``all``, ``none``, ``spokes``, ``far_edges``, or a list of pairs of names.
         simplex: steps per edge of the simplex over all networks; None leaves it out.

@@ -13,7 +13,7 @@ from torch import nn
 from mergekit_perm.data.batches import Batches
 from mergekit_perm.data.layout import quickest_layout
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate.calibration import calibrator, has_temperature
+from mergekit_perm.evaluate.calibration import calibrator, steps_of
 from mergekit_perm.evaluate.fused_norms import FusedNorms
 from mergekit_perm.evaluate.metrics import Metrics, measure_batches
 from mergekit_perm.evaluate.mixing import Mixer
@@ -72,7 +72,8 @@ class Engine:
         """
         self._splits, self._device, self.precision = splits, device, precision
         self._mixer = Mixer(module, states, device=device, in_place=in_place)
-        self._mixer.set(vertex(len(states), 0))
+        self._ends = [vertex(len(states), place) for place in range(len(states))]
+        self._mixer.set(self._ends[0])
         self._layout, self._norms = torch.contiguous_format, FusedNorms(())
         if splits:
             self._suit(next(iter(splits.values())))
@@ -81,7 +82,7 @@ class Engine:
         self._kept = True
         self._batches: dict[str, Batches] = {}
         self._make_ready()
-        self._best_temperature = has_temperature(calibration)
+        _, self._best_temperature = steps_of(calibration)
         self._calibrate = calibrator(
             calibration,
             train_split,
@@ -121,12 +122,13 @@ class Engine:
             yield point, self.measure(point)
 
     def _prepare(self, weights: Weights) -> None:
-        module = self._mixer.set(weights)
+        """Mix the networks and calibrate the mixture; norms are fused only after that."""
         # On CUDA, which arithmetic there is, is one setting for all threads.
         precision = "float32" if self.precision == "bfloat16" else self.precision
         try:
             with arithmetic(precision, self._device):
-                self._calibrate(module)
+                self._calibrate.see(map(self._mixer.set, self._ends))
+                self._calibrate(self._mixer.set(weights), weights)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise

@@ -80,7 +80,7 @@ def measure_batches(
         for x, y in batches:
             # Batches are made outside, so that no tensor a data set keeps is an inference tensor.
             with torch.inference_mode():
-                logits, labels = _checked(module(x), y, batches.highest_label)
+                logits, labels = checked_logits(module(x), y, batches.highest_label)
                 loss, wrong = _sums(logits, labels)
             losses.append(loss)
             wrongs.append(wrong)
@@ -97,6 +97,22 @@ def _lowest(kept: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
         logits, labels = (torch.cat(parts) for parts in zip(*kept, strict=True))
         scaled = logits * best_scale(logits, labels)
         return float(F.cross_entropy(scaled, labels, reduction="sum"))
+
+
+def logits_of(module: nn.Module, batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `module`, in eval mode, gives for all of `batches`, and their labels.
+
+    Logits of shape (examples, classes) are float64.
+
+    Raises:
+        EvaluationError: as in `measure`.
+    """
+    found = []
+    with evaluating(module), torch.no_grad():
+        for x, y in batches:
+            found.append(checked_logits(module(x), y, batches.highest_label))
+    logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return logits, labels
 
 
 @contextmanager
@@ -118,9 +134,19 @@ def _sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, tor
     return F.cross_entropy(logits, labels, reduction="sum"), wrong.sum()
 
 
-def _checked(
+def checked_logits(
     logits: torch.Tensor, labels: torch.Tensor, highest_label: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits in float64 and labels beside them.
+
+    Args:
+        logits: what a network gives, wanted of shape (examples, classes).
+        labels: of shape (examples,).
+        highest_label: of the split, where it is known.
+
+    Raises:
+        EvaluationError: outputs that are no logits, or labels beyond them.
+    """
     if not isinstance(logits, torch.Tensor):
         raise EvaluationError(
             f"the network gives a {type(logits).__name__}, but logits of shape (examples, classes) "

@@ -13,6 +13,9 @@ import torch
 # has no bound.
 _HIGHEST = 100.0
 _STEPS = 100
+
+# And below this a network knows no more than that classes are equally likely.
+_LOWEST = 1e-3
 _EXACT = 1e-9
 
 
@@ -44,6 +47,16 @@ def best_scale(logits: torch.Tensor, labels: torch.Tensor) -> float:
             return following
         scale = following
     return scale
+
+
+def finite_scale(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the inverse temperature of `best_scale` where there is one; 1 where there is not.
+
+    There is none if every example is predicted rightly, and of a network that does no better than
+    chance: the loss is the lower the surer, or the less sure, it is made.
+    """
+    scale = best_scale(logits, labels)
+    return scale if _LOWEST < scale < _HIGHEST else 1.0
 
 
 def _slope(centred: torch.Tensor, scale: float) -> tuple[float, float]:

@@ -125,9 +125,11 @@ def _values(
 def _merged(inputs: Inputs, results: Results, folder: RunFolder) -> Plain:
     merged = {}
     for recipe in inputs.spec.merge:
-        file = results[f"merge/{recipe.name}"]["file"]
+        done = results[f"merge/{recipe.name}"]
+        file = done["file"]
         merged[recipe.name] = {
             "file": file,
+            "calibrated": done.get("calibrated"),
             "sha256": file_sha256(folder.path / file),
             "calibration": {
                 calibration: results[evaluation_name("merged", calibration, recipe.name)]["metrics"]
@@ -167,12 +169,36 @@ def _notes(inputs: Inputs, results: Results) -> list[str]:
                 else f"Calibration {calibration} does what {same} does, and was measured as that: "
                 "the networks have no BatchNorm."
             )
+    notes += _calibrated(inputs, results)
     if inputs.spec.align is not None and not results["permutations"]["verified"]:
         notes.append(
             "The permutation spec was trusted, not proven (--trust-permspec): if it is wrong, the "
             "aligned networks are not the networks that were given."
         )
     return [*notes, *_not_finite(inputs, results)]
+
+
+def _calibrated(inputs: Inputs, results: Results) -> Iterator[str]:
+    """Yield what figures of merged networks depend on: where their temperatures come from."""
+    for recipe in inputs.spec.merge:
+        done = results[f"merge/{recipe.name}"].get("calibrated", {"name": "none", "split": None})
+        if done["name"] != recipe.calibrate:
+            yield (
+                f"Merged network {recipe.name} has no BatchNorm, so that calibration "
+                f"{recipe.calibrate} did what {done['name']} does."
+            )
+        if done["split"] is None:
+            continue
+        if done["scale"] == 1.0:
+            yield (
+                f"No temperature is best for merged network {recipe.name} on {done['split']}: it "
+                "is right on every example there, or no better than chance. Its logits were left."
+            )
+        else:
+            yield (
+                f"The temperature of merged network {recipe.name} was found on {done['split']}: "
+                "of n examples, its loss there is lower for that by about 1/(2n) nats."
+            )
 
 
 def _not_finite(inputs: Inputs, results: Results) -> Iterator[str]:

@@ -12,6 +12,7 @@ from mergekit_perm.pipeline import assemble
 from mergekit_perm.pipeline.workshop import Result, Workshop, network_file
 from mergekit_perm.report import Report, compare, to_markdown
 from mergekit_perm.report.model import LOOKED_AT
+from mergekit_perm.report.summaries import calibration_words
 from mergekit_perm.spec import RunSpec, resolved
 from mergekit_perm.spec.models import MergeSpec
 
@@ -63,7 +64,7 @@ def model_card(
 
 ## Merge Method
 
-`{recipe.method}` with {json.dumps(recipe.parameters.model_dump())}. {_aligned(spec, report)}
+{_method(recipe)} {_aligned(spec, report)}{_calibration(recipe, report)}
 
 ## Models Merged
 
@@ -81,6 +82,11 @@ def model_card(
 {resolved(spec).rstrip()}
 ```
 """
+
+
+def _method(recipe: MergeSpec) -> str:
+    base = "" if recipe.base_model is None else f", base model `{recipe.base_model}`"
+    return f"`{recipe.method}` with {json.dumps(recipe.parameters.model_dump())}{base}."
 
 
 def _on_hub(spec: RunSpec, names: Sequence[str]) -> list[str]:
@@ -106,6 +112,11 @@ def _measured(report: Report) -> str:
     """Return the section of barriers and metrics; nothing where nothing was measured."""
     found = compare([report])
     return f"\n## Barriers\n\n{to_markdown(found)}" if found.rows else ""
+
+
+def _calibration(recipe: MergeSpec, report: Report) -> str:
+    done = report.merged[recipe.name].calibrated
+    return "" if done is None else f" After merging, {calibration_words(done)}."
 
 
 def _origin(spec: RunSpec, name: str) -> str:

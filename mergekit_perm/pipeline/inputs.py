@@ -22,6 +22,9 @@ from mergekit_perm.spec import RunSpec
 
 Shape = tuple[int, ...]
 
+# Statistics depend on how many examples there are at a time: one number for all devices.
+_CALIBRATING = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -122,11 +125,10 @@ def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:
 
 
 def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) -> Data | None:
-    trains = any(network.train is not None for network in spec.networks.values())
-    looked_at = spec.looks_at != "weights"
-    if spec.data is None or not (trains or looked_at or spec.evaluate is not None):
+    needed = ["train"] * _needs_train(spec) + _evaluated(spec) + _temperature_splits(spec)
+    splits = list(dict.fromkeys(needed))
+    if spec.data is None or not splits:
         return None
-    splits = list(dict.fromkeys(["train"] * _needs_train(spec, trains=trains) + _evaluated(spec)))
     # A relative folder:PATH starts from the spec's folder, as every path of a spec does.
     beside = spec.folder if spec.data.source.startswith("folder:") else None
     return data.load(
@@ -154,10 +156,17 @@ def _check_runs(architecture: str, module: torch.nn.Module, found: Data) -> None
         ) from error
 
 
-def _needs_train(spec: RunSpec, *, trains: bool) -> bool:
-    asked = () if spec.evaluate is None else spec.evaluate.calibration
-    calibrates = any("batch_norm" in name for name in asked)
+def _needs_train(spec: RunSpec) -> bool:
+    trains = any(network.train is not None for network in spec.networks.values())
+    asked = [] if spec.evaluate is None else list(spec.evaluate.calibration)
+    asked += [recipe.calibrate for recipe in spec.merge]
+    calibrates = any("batch_norm" in name or "repair" in name for name in asked)
     return trains or calibrates or spec.looks_at != "weights"
+
+
+def _temperature_splits(spec: RunSpec) -> list[str]:
+    found = (spec.temperature_split(recipe) for recipe in spec.merge)
+    return [split for split in found if split is not None]
 
 
 def _evaluated(spec: RunSpec) -> list[str]:
@@ -206,6 +215,12 @@ def calibrations(inputs: Inputs) -> list[str]:
 def calibration_of(inputs: Inputs, asked: str) -> str:
     """Return the calibration that is measured where `asked` is asked for."""
     return evaluate.effective_calibration(asked, batch_norm=inputs.has_batch_norm)
+
+
+def calibration_batch_size(inputs: Inputs) -> int:
+    """Return how many examples at a time merged networks are calibrated with."""
+    asked = "auto" if inputs.spec.evaluate is None else inputs.spec.evaluate.batch_size
+    return _CALIBRATING if asked == "auto" else asked
 
 
 def alignments(inputs: Inputs) -> list[str]:

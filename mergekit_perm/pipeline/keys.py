@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mergekit_perm.pipeline.inputs import Inputs, digest
+from mergekit_perm.pipeline.inputs import Inputs, calibration_batch_size, digest
 from mergekit_perm.spec.fields import PRUNED
 
 Weights = tuple[float, ...]
@@ -101,7 +101,17 @@ def merge_key(inputs: Inputs, recipe: str) -> str:
     alignment = "aligned" if inputs.spec.align else "naive"
     settings = next(r for r in inputs.spec.merge if r.name == recipe)
     family = family_key(inputs, alignment)
-    return digest(VERSION, "merge", family, settings.model_dump(mode="json"), inputs.options)
+    options = settings.model_dump(mode="json", exclude={"calibrate", "calibrate_on"})
+    key = digest(VERSION, "merge", family, options, inputs.options)
+    if settings.calibrate == "none" or inputs.data is None:
+        return key
+    split = inputs.spec.temperature_split(settings)
+    there = inputs.data.splits
+    looked = {name: part.fingerprint for name, part in there.items() if name in ("train", split)}
+    # Statistics depend on the batches they are estimated on, to the bit on the number of threads.
+    threads = torch.get_num_threads() if inputs.device.type == "cpu" else 0
+    where = [calibration_batch_size(inputs), inputs.device.type, threads, torch.__version__]
+    return digest(key, settings.calibrate, split, looked, where)
 
 
 def evaluation_key(inputs: Inputs, key: str, calibration: str, points: Sequence[Weights]) -> str:

@@ -243,18 +243,24 @@ def _aligned_files(inputs: Inputs) -> Iterator[str]:
 
 
 def _merge_stages(inputs: Inputs) -> Iterator[Stage]:
-    alignment = "aligned" if inputs.spec.align else "naive"
     for recipe in inputs.spec.merge:
+        calibrating = "" if recipe.calibrate == "none" else f", calibrated by {recipe.calibrate}"
         folder = f"merged/{recipe.name}"
         files = ("model.safetensors", "config.json", "perm_merge_config.yml")
         yield Stage(
             f"merge/{recipe.name}",
-            f"merge {', '.join(inputs.spec.merged_networks(recipe))} by {recipe.method}",
-            # The spec beside the weights follows every field of the run.
+            f"merge {', '.join(inputs.spec.merged_networks(recipe))} by {recipe.method}"
+            f"{calibrating}",
+            # The spec beside the weights follow every field of the run.
             digest(merge_key(inputs, recipe.name), inputs.spec.model_dump(mode="json")),
             tuple(f"{folder}/{file}" for file in files),
-            partial(stages.merge_networks, recipe, alignment),
+            partial(stages.merge_networks, recipe, _merged_from(inputs)),
         )
+
+
+def _merged_from(inputs: Inputs) -> str:
+    """Return how the networks are placed that are merged."""
+    return alignments(inputs)[-1]
 
 
 # ----------------------------------------------------------------------------------- evaluation
@@ -296,7 +302,7 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
             + ("" if calibration == "none" else f", {calibration}"),
             evaluation_key(inputs, merge_key(inputs, recipe.name), calibration, []),
             (),
-            partial(stages.measure_merged, recipe.name, calibration),
+            partial(stages.measure_merged, recipe, _merged_from(inputs), calibration),
         )
 
 

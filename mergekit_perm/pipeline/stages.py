@@ -12,6 +12,7 @@ import torch
 from mergekit_perm import checkpoints, evaluate, merge, networks, train
 from mergekit_perm.errors import RunError
 from mergekit_perm.files import write_text
+from mergekit_perm.pipeline.calibrated import calibrated, engine_of_merged
 from mergekit_perm.pipeline.networks_cache import keep_cached, keep_network
 from mergekit_perm.pipeline.workshop import (
     Result,
@@ -97,6 +98,7 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
         base_model=recipe.base_model,
         **recipe.parameters.model_dump(),
     )
+    merged, done = calibrated(recipe, merged, family, shop)
     file = f"{folder}/model.safetensors"
     shop.write(file, merged, format="pt", recipe=recipe.name)
     config = networks.model_config(inputs.architecture, inputs.options, shop.module())
@@ -105,7 +107,7 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     back = shop.read(file)
     if any(not torch.equal(back[tensor], merged[tensor]) for tensor in merged):
         raise RunError(f"{shop.folder.path / file}: what was written does not read back the same")
-    return {"file": file}
+    return {"file": file, **done}
 
 
 def evaluation_name(alignment: str, calibration: str, label: str) -> str:
@@ -169,12 +171,11 @@ def search_simplex(
     return {"points": [plain_point(*each) for each in found.items()]}
 
 
-def measure_merged(recipe: str, calibration: str, shop: Workshop) -> Result:
+def measure_merged(recipe: MergeSpec, alignment: str, calibration: str, shop: Workshop) -> Result:
     """Measure a merged network."""
-    engine = shop.engine_of(f"merged/{recipe}/model.safetensors", calibration)
-    shop.progress(f"evaluating {recipe}", 0, 1)
-    measured = engine.measure((1.0,))
-    shop.progress(f"evaluating {recipe}", 1, 1)
+    shop.progress(f"evaluating {recipe.name}", 0, 1)
+    measured = engine_of_merged(recipe, alignment, calibration, shop).measure((1.0,))
+    shop.progress(f"evaluating {recipe.name}", 1, 1)
     return plain_point((1.0,), measured)
 
 

@@ -84,10 +84,10 @@ class Workshop:
             self._engine = which, self._new_engine(list(family().values()), calibration)
         return self._engine[1]
 
-    def engine_of(self, file: str, calibration: str) -> Engine:
-        """Return what measures the one network in `file` of the folder."""
+    def engine_of(self, state: State, calibration: str) -> Engine:
+        """Return what measures one network."""
         self._engine = None
-        return self._new_engine([self.read(file)], calibration)
+        return self._new_engine([state], calibration)
 
     def _new_engine(self, states: Sequence[State], calibration: str) -> Engine:
         """Return what measures mixtures of `states` on the splits of the spec."""
@@ -131,6 +131,11 @@ def mask_file(name: str, step: str) -> str:
 def aligned_file(name: str) -> str:
     """Return where network `name`, or a checkpoint of it as in ``a@5``, is after alignment."""
     return f"aligned/{name}.safetensors"
+
+
+def merged_file(recipe: str) -> str:
+    """Return where the network is kept that the recipe called `recipe` has merged."""
+    return f"merged/{recipe}/model.safetensors"
 
 
 def permutation_file(name: str) -> str:

@@ -88,6 +88,10 @@ def _others(report: Report) -> Iterator[str]:
     if body:
         yield "<h2>Networks</h2>"
         yield from table(["", "split", "loss", "error", "examples"], body)
+    for name, merged in report.merged.items():
+        if merged.calibrated is not None:
+            words = summaries.calibration_words(merged.calibrated)
+            yield f"<p>{html.escape(f'{name}, {merged.calibrated.name}: {words}.')}</p>"
     if report.gates:
         yield "<h2>Gates</h2>"
         for gate in report.gates:

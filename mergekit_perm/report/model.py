@@ -241,12 +241,34 @@ class Transported:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What has been re-estimated in a merged network, for good.
+
+    Attributes:
+        name: of the calibration.
+        split: where its temperature was found; None without one.
+        scale: what logits are multiplied by, the inverse temperature; 1 without one, and where none
+            was best.
+    """
+
+    name: str
+    split: str | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Merged:
-    """A merged network: its file in the run's folder, and its metrics by calibration and split."""
+    """A merged network: its file in the run's folder, and its metrics by calibration and split.
+
+    Attributes:
+        calibration: what was re-estimated while measuring, on top of what is in the file.
+        calibrated: what is in the file; None for weights as they were merged.
+    """
 
     file: str
     sha256: str
     calibration: Mapping[str, Mapping[str, Metrics]]
+    calibrated: Calibrated | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mergekit_perm.report.model import Barrier, Matrix, Report
+from mergekit_perm.report.model import Barrier, Calibrated, Matrix, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,21 @@ class Figure:
     label: str
     naive: float | None
     aligned: float | None
+
+
+def calibration_words(calibrated: Calibrated) -> str:
+    """Return what was re-estimated in a merged network, as the end of a sentence."""
+    layers = {
+        "batch_norm": "its BatchNorm statistics were estimated again on the training inputs",
+        "repair": "its channels were given the means and deviations of the networks (REPAIR)",
+    }
+    words = [words for step, words in layers.items() if step in calibrated.name]
+    if calibrated.split is not None:
+        logits = f"its logits were multiplied by {calibrated.scale:.4g}, the best on "
+        if calibrated.scale == 1.0:
+            logits = "its logits were left as they are, as no temperature is best on "
+        words.append(f"{logits}{calibrated.split}")
+    return " and ".join(words)
 
 
 def rows(report: Report) -> list[Row]:

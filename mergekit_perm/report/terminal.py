@@ -348,6 +348,9 @@ def _merged(report: Report, console: Console) -> None:
     show_heading(console, "Merged networks")
     for name, merged in report.merged.items():
         show(console, Text(f"  {name}: {merged.file}"))
+        if merged.calibrated is not None:
+            words = f"{merged.calibrated.name}: {summaries.calibration_words(merged.calibrated)}"
+            show(console, Text(f"    {words}"))
     splits = list(
         dict.fromkeys(s for m in report.merged.values() for c in m.calibration.values() for s in c)
     )

@@ -77,6 +77,10 @@ def _data(parts: Parts) -> Iterator[Problem]:
         yield Problem(path, "training needs data, and the spec has none", hint, key=True)
     if "evaluate" in parts.given:
         yield Problem(("evaluate",), "measuring needs data, and the spec has none", hint, key=True)
+    for index, merge in parts.merge.items():
+        if merge.calibrate != "none":
+            message = "calibrating looks at data, and the spec has none"
+            yield Problem(("merge", index, "calibrate"), message, hint)
 
 
 def _training(parts: Parts) -> Iterator[Problem]:

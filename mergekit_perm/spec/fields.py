@@ -191,7 +191,14 @@ Found = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_found)]
 AlignmentMethod = Annotated[str, AfterValidator(_choice(ALIGNMENT_METHODS))]
 MergeMethod = Annotated[str, AfterValidator(_recipe)]
 Device = Annotated[str, AfterValidator(_device)]
-Calibration = Literal["none", "batch_norm", "temperature", "batch_norm+temperature"]
+Calibration = Literal[
+    "none",
+    "batch_norm",
+    "repair",
+    "temperature",
+    "batch_norm+temperature",
+    "repair+temperature",
+]
 Control = Literal["random_permutation", "planted_copy"]
 Controls = Annotated[tuple[Control, ...], AfterValidator(distinct)]
 Calibrations = Annotated[tuple[Calibration, ...], Field(min_length=1), AfterValidator(distinct)]

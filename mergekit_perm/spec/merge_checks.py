@@ -36,6 +36,7 @@ def merge_problems(parts: Parts) -> Iterator[Problem]:
         yield from _base_model(path, merge, table, parts)
         yield from _number(path, merge, table, parts)
         yield from _parameters((*path, "parameters"), merge, table, parts)
+        yield from _targets((*path, "parameters", "weight"), merge, parts)
 
 
 def _unknown(path: Keys, name: str, known: Sequence[str], *, key: bool = False) -> Problem:
@@ -157,6 +158,20 @@ def _chances(path: Keys, merge: MergeSpec, names: Sequence[str]) -> Iterator[Pro
             most = min(density, 1 - density)
             yield Problem(path[:-1], message, f"write epsilon: {most:g} or less", key=True)
             return
+
+
+def _targets(path: Keys, merge: MergeSpec, parts: Parts) -> Iterator[Problem]:
+    """Check that there are statistics between those of the networks, where `repair` needs them."""
+    measured = parts.evaluate.calibration if parts.evaluate else ()
+    repaired = [name for name in (merge.calibrate, *measured) if "repair" in name]
+    given = merge.parameters.model_dump().get("weight")
+    if not repaired or merge.method != "linear" or not isinstance(given, dict):
+        return
+    for name, weight in given.items():
+        if isinstance(weight, int | float) and weight < 0:
+            message = f"{repaired[0]} mixes statistics of networks, by weights of 0 or more"
+            hint = "take a weight of 0 or more, or another calibration"
+            yield Problem((*path, name), message, hint)
 
 
 def _numbers(value: Any, names: Sequence[str]) -> list[float]:

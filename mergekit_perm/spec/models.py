@@ -213,6 +213,11 @@ class MergeSpec(Section):
         base_model: the network that task vectors start from, or slerp's t = 0; None is none.
         networks: which to merge; None is all. The base model may be among them or not.
         parameters: of the recipe, with every default.
+        calibrate: what is re-estimated in the merged network, for good; see
+            `mergekit_perm.evaluate.calibrate`. The targets of ``repair`` are those of the networks
+            as they are merged, with the weights of ``linear``, and equal ones of other recipes.
+        calibrate_on: the split on which the temperature is found; None is the first that is
+            evaluated and not trained on, see `RunSpec.temperature_split`.
     """
 
     name: Name
@@ -220,6 +225,9 @@ class MergeSpec(Section):
     base_model: Text | None = None
     networks: Names | None = None
     parameters: Annotated[MergeParameters, Field(validate_default=True)] = MergeParameters()
+
+    calibrate: Calibration = "none"
+    calibrate_on: Text | None = None
 
     @field_validator("parameters")
     @classmethod
@@ -232,6 +240,15 @@ class MergeSpec(Section):
         except MergeError:  # `merge_checks` says so
             return parameters
         return MergeParameters.model_validate(filled(parameters.model_dump(), table))
+
+    @model_validator(mode="after")
+    def _split_of_a_temperature(self) -> Self:
+        if self.calibrate_on is not None and "temperature" not in self.calibrate:
+            raise refused(
+                "'calibrate_on' is where a temperature is found, and 'calibrate' has none",
+                hint="remove it, or write calibrate: temperature",
+            )
+        return self
 
 
 class SimplexSpec(Section):
@@ -313,8 +330,9 @@ class EvaluateSpec(Section):
         mask_transport: how networks do under the masks of others, or None.
         controls: ``random_permutation`` measures pairs of which one is permuted at random,
             ``planted_copy`` a permuted copy of the reference that is aligned to it.
-        calibration: what is re-estimated after mixing; each choice is measured. ``temperature`` is
-            the loss at the temperature that suits the split best, of mixtures and networks alike.
+        calibration: what is re-estimated after mixing; each choice is measured. ``repair`` gives
+            mixtures the statistics of the networks they are mixed from; ``temperature`` is the
+            loss at the temperature that suits the split best, of mixtures and networks alike.
         device: auto, cpu, mps, cuda, cuda:N, or several as in cuda:0,cuda:1: points are spread
             over them.
         batch_size: examples at a time; auto is what suits the device, and 512 to calibrate with.

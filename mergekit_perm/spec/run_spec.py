@@ -146,6 +146,18 @@ class RunSpec(Section):
         base = merge.base_model
         return names if base is None or base in names else (base, *names)
 
+    def temperature_split(self, merge: MergeSpec) -> str | None:
+        """Return the split on which the temperature of a merged network is found, None without.
+
+        A network that is right on all it was trained on has no best temperature there, so that it
+        is the first split of `evaluate` besides ``train`` where the spec names none.
+        """
+        if "temperature" not in merge.calibrate:
+            return None
+        splits = () if self.evaluate is None else self.evaluate.splits
+        others = [split for split in splits if split != "train"]
+        return merge.calibrate_on or next(iter(others), "train")
+
     @property
     def looks_at(self) -> Looks:
         """What alignment looks at: weights alone, training inputs as well, or labels too."""

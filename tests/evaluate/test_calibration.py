@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate import CALIBRATIONS, calibrate, has_batch_norm
+from mergekit_perm.evaluate import calibrate, has_batch_norm
 from mergekit_perm.evaluate.calibration import _without_single
 
 
@@ -265,7 +265,8 @@ def test_gradients_work_after_calibration(split) -> None:
             "batchnorm",
             4,
             "no calibration 'batchnorm' (did you mean 'batch_norm'?); "
-            "choose one of none, batch_norm, temperature, batch_norm+temperature",
+            "choose one of none, batch_norm, repair, temperature, batch_norm+temperature, "
+            "repair+temperature",
         ),
         (
             "batch_norm",
@@ -286,4 +287,3 @@ def test_what_is_refused(split, name: str, examples: int | None, message: str) -
         calibrate(deep(), name, given)
 
     assert str(error.value) == message
-    assert list(CALIBRATIONS) == ["none", "batch_norm", "temperature", "batch_norm+temperature"]

@@ -296,7 +296,8 @@ def test_a_network_that_blows_up_has_an_infinite_barrier(product, data: Data) ->
         (
             {"calibration": ["nune"]},
             "no calibration 'nune' (did you mean 'none'?); "
-            "choose one of none, batch_norm, temperature, batch_norm+temperature",
+            "choose one of none, batch_norm, repair, temperature, batch_norm+temperature, "
+            "repair+temperature",
         ),
     ],
 )
