@@ -29,6 +29,7 @@ from mergekit_perm.yaml_document import (
 )
 
 _KEYS = ("name", "merge_method", "models", "base_model", "parameters", "dtype", "out_dtype")
+_WHOLE = "if a slice is all of its models, list them under 'models'"
 _WITHOUT_BASE = ("linear", "karcher", "passthrough")
 
 
@@ -112,7 +113,13 @@ def _wrong_kind(data: Any) -> list[Problem]:
 
 
 def _unknown_keys(data: Mapping[str, Any]) -> list[Problem]:
-    return [unknown_key((key,), _KEYS) for key in data if key not in _KEYS]
+    problems = [unknown_key((key,), _KEYS) for key in data if key not in _KEYS]
+    return [
+        replace(problem, hint=f"{problem.hint}; {_WHOLE}")
+        if problem.path == ("slices",)
+        else problem
+        for problem in problems
+    ]
 
 
 class _Reading:
