@@ -53,6 +53,10 @@ RECIPES: Mapping[str, Function] = MappingProxyType(
 """Recipe by mergekit id: a pure function on tensors, whose signature is its option table."""
 
 
+DATA = ("fisher", "regmean", "greedy_soup")
+"""Recipes that look at data, which are functions of whole networks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A recipe by name, with what it takes."""
@@ -70,6 +74,11 @@ def find(method: str) -> Recipe:
     """
     if method in RECIPES:
         return Recipe(method, RECIPES[method], table_of(RECIPES[method]))
+    if method in DATA:
+        raise MergeError(
+            f"'{method}' looks at data: name it in a run spec, or call "
+            f"mergekit_perm.merge.{method}.{method}"
+        )
     others = plugins.names()
     if method in others:
         function = plugins.load(method)

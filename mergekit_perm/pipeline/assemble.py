@@ -15,12 +15,14 @@ import torch
 from mergekit_perm import __version__, evaluate
 from mergekit_perm.evaluate import Barrier, Metrics
 from mergekit_perm.files import file_sha256
+from mergekit_perm.pipeline import missing
 from mergekit_perm.pipeline.composition import compositions
 from mergekit_perm.pipeline.controls import controls
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
 from mergekit_perm.pipeline.inputs import Inputs, alignments, calibration_of, calibrations
 from mergekit_perm.pipeline.keys import Weights, found_at
 from mergekit_perm.pipeline.matrix import checkpoints, matrices
+from mergekit_perm.pipeline.merging import merged_words
 from mergekit_perm.pipeline.points import paths, point_sets
 from mergekit_perm.pipeline.stages import evaluation_name
 from mergekit_perm.pipeline.transport import transported
@@ -175,6 +177,10 @@ def _notes(inputs: Inputs, results: Results) -> list[str]:
             "The permutation spec was trusted, not proven (--trust-permspec): if it is wrong, the "
             "aligned networks are not the networks that were given."
         )
+    notes += missing.notes(inputs.spec, results)
+    for recipe in inputs.spec.merge:
+        if words := merged_words(results[f"merge/{recipe.name}"]):
+            notes.append(f"Merged network {recipe.name}: {words}.")
     return [*notes, *_not_finite(inputs, results)]
 
 

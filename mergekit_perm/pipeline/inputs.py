@@ -115,12 +115,20 @@ def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:
             continue
         module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=0)
         other = checkpoints.shapes(module)
-        if other != shapes:
-            different = [t for t in [*shapes, *other] if shapes.get(t) != other.get(t)]
+        trained = spec.networks[name].train is not None
+        different = [
+            tensor
+            for tensor in [*shapes, *other]
+            if shapes.get(tensor) != other.get(tensor)
+            and (trained or spec.about_missing(tensor) is None)
+        ]
+        if different:
             raise RunError(
                 f"networks '{first}' and '{name}' have different tensors, so they cannot be "
                 f"aligned or merged; the first is {different[0]}: {shapes.get(different[0])} and "
-                f"{other.get(different[0])}"
+                f"{other.get(different[0])}; for a head of other classes, write, for example, "
+                f"missing: {{filter: {different[0].partition('.')[0]}, policy: keep, "
+                f"network: {first}}}"
             )
 
 
@@ -161,7 +169,8 @@ def _needs_train(spec: RunSpec) -> bool:
     asked = [] if spec.evaluate is None else list(spec.evaluate.calibration)
     asked += [recipe.calibrate for recipe in spec.merge]
     calibrates = any("batch_norm" in name or "repair" in name for name in asked)
-    return trains or calibrates or spec.looks_at != "weights"
+    merges = any(recipe.method in ("fisher", "regmean") for recipe in spec.merge)
+    return trains or calibrates or merges or spec.looks_at != "weights"
 
 
 def _temperature_splits(spec: RunSpec) -> list[str]:

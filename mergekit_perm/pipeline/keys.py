@@ -8,6 +8,7 @@ import torch
 
 from mergekit_perm.pipeline.inputs import Inputs, calibration_batch_size, digest
 from mergekit_perm.spec.fields import PRUNED
+from mergekit_perm.spec.recipes import DATA_RECIPES
 
 Weights = tuple[float, ...]
 
@@ -30,7 +31,8 @@ def network_key(inputs: Inputs, name: str, step: str | None = None) -> str:
     if network.train is None:
         hashes = inputs.checkpoint_hashes[name]
         content = hashes[step if step is not None and step in hashes else list(hashes)[-1]]
-        return digest(VERSION, "checkpoint", built, content, network.ema)
+        rules = [rule.model_dump(mode="json") for rule in spec.missing]
+        return digest(VERSION, "checkpoint", built, content, network.ema, *rules)
     fingerprint = inputs.data.splits["train"].fingerprint if inputs.data else None
     # Which checkpoints are kept along the way changes none of them.
     training = spec.training(name).model_dump(mode="json", exclude={"checkpoints"})
@@ -103,6 +105,8 @@ def merge_key(inputs: Inputs, recipe: str) -> str:
     family = family_key(inputs, alignment)
     options = settings.model_dump(mode="json", exclude={"calibrate", "calibrate_on"})
     key = digest(VERSION, "merge", family, options, inputs.options)
+    if settings.method in DATA_RECIPES and inputs.data is not None:
+        key = digest(key, inputs.data.fingerprint, inputs.splits, inputs.device.type)
     if settings.calibrate == "none" or inputs.data is None:
         return key
     split = inputs.spec.temperature_split(settings)

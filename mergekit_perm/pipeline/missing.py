@@ -12,7 +12,7 @@ import torch
 
 from mergekit_perm.errors import RunError
 from mergekit_perm.spec import RunSpec
-from mergekit_perm.weighted import State, weighted_sum
+from mergekit_perm.weighted import weighted_sum
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -23,9 +23,13 @@ def absent_tensors(name: str, results: Results) -> list[str]:
 
 
 def settled(
-    tensor: str, merged: torch.Tensor, family: Mapping[str, State], names: Sequence[str],
-    absent: Mapping[str, Sequence[str]], spec: RunSpec,
-) -> torch.Tensor | None:  # fmt: skip
+    tensor: str,
+    merged: torch.Tensor,
+    family: Mapping[str, Mapping[str, torch.Tensor]],
+    names: Sequence[str],
+    absent: Mapping[str, Sequence[str]],
+    spec: RunSpec,
+) -> torch.Tensor | None:
     """Return what stands for a tensor in a merged network; None where it is left out.
 
     Args:

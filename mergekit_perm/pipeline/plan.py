@@ -29,6 +29,7 @@ from mergekit_perm.pipeline.keys import (
 )
 from mergekit_perm.pipeline.matrix import matrix_stages
 from mergekit_perm.pipeline.memory import peak_memory
+from mergekit_perm.pipeline.merging import merge_networks
 from mergekit_perm.pipeline.points import point_sets
 from mergekit_perm.pipeline.pruning import prune_network
 from mergekit_perm.pipeline.stage import Stage
@@ -254,7 +255,7 @@ def _merge_stages(inputs: Inputs) -> Iterator[Stage]:
             # The spec beside the weights follow every field of the run.
             digest(merge_key(inputs, recipe.name), inputs.spec.model_dump(mode="json")),
             tuple(f"{folder}/{file}" for file in files),
-            partial(stages.merge_networks, recipe, _merged_from(inputs)),
+            partial(merge_networks, recipe, _merged_from(inputs)),
         )
 
 

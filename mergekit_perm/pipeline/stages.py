@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-import torch
-
-from mergekit_perm import checkpoints, evaluate, merge, networks, train
+from mergekit_perm import checkpoints, evaluate, networks, train
 from mergekit_perm.errors import RunError
-from mergekit_perm.files import write_text
-from mergekit_perm.pipeline.calibrated import calibrated, engine_of_merged
+from mergekit_perm.pipeline.calibrated import engine_of_merged
 from mergekit_perm.pipeline.networks_cache import keep_cached, keep_network
 from mergekit_perm.pipeline.workshop import (
     Result,
@@ -21,7 +17,6 @@ from mergekit_perm.pipeline.workshop import (
     checkpoint_file,
     network_file,
 )
-from mergekit_perm.spec import resolved
 from mergekit_perm.spec.models import MergeSpec
 
 Weights = tuple[float, ...]
@@ -80,34 +75,17 @@ def read_network(name: str, shop: Workshop) -> Result:
 
 def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: Workshop) -> Result:
     """Read one checkpoint into `file` of the folder, if it fits and is finite."""
-    found = checkpoints.load(source, ema=ema, folder=shop.inputs.spec.folder)
-    checkpoints.fit(found.state, shop.inputs.shapes, source=found.source)
-    checkpoints.check_finite(found.state, source=found.source)
-    shop.write(file, found.state, source=source)
-    return {"origin": "checkpoint", "source": source, "key": found.key}
-
-
-def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
-    """Merge networks by `recipe`; write weights, config and spec, and read the weights back."""
-    inputs, folder = shop.inputs, f"merged/{recipe.name}"
-    names = inputs.spec.merged_networks(recipe)
-    family = shop.family(alignment)
-    merged = merge.merge(
-        {name: family[name] for name in names},
-        method=recipe.method,
-        base_model=recipe.base_model,
-        **recipe.parameters.model_dump(),
+    spec = shop.inputs.spec
+    found = checkpoints.load(source, ema=ema, folder=spec.folder)
+    state, absent = checkpoints.adapted(
+        found.state,
+        shop.inputs.shapes,
+        lambda tensor: spec.about_missing(tensor) is not None,
+        source=found.source,
     )
-    merged, done = calibrated(recipe, merged, family, shop)
-    file = f"{folder}/model.safetensors"
-    shop.write(file, merged, format="pt", recipe=recipe.name)
-    config = networks.model_config(inputs.architecture, inputs.options, shop.module())
-    write_text(shop.folder.path / folder / "config.json", json.dumps(config, indent=2) + "\n")
-    write_text(shop.folder.path / folder / "perm_merge_config.yml", resolved(inputs.spec))
-    back = shop.read(file)
-    if any(not torch.equal(back[tensor], merged[tensor]) for tensor in merged):
-        raise RunError(f"{shop.folder.path / file}: what was written does not read back the same")
-    return {"file": file, **done}
+    checkpoints.check_finite(state, source=found.source)
+    shop.write(file, state, source=source)
+    return {"origin": "checkpoint", "source": source, "key": found.key, "absent": absent}
 
 
 def evaluation_name(alignment: str, calibration: str, label: str) -> str:

@@ -163,6 +163,16 @@ def _evaluate(parts: Parts) -> Iterator[Problem]:
             yield Problem(("evaluate", "pairs"), message, "write pairs: all, or name a reference")
 
 
+def _missing(parts: Parts) -> Iterator[Problem]:
+    for place, each in parts.missing.items():
+        if each.network is not None and each.network not in parts.names:
+            yield _unknown(("missing", place, "network"), each.network, parts.names)
+        if each.policy == "intersection" and "evaluate" in parts.given:
+            message = "merged networks would lack tensors, so that they could not be measured"
+            hint = "remove 'evaluate', or write policy: union"
+            yield Problem(("missing", place, "policy"), message, hint)
+
+
 def _controls(parts: Parts) -> Iterator[Problem]:
     if parts.evaluate is not None and parts.evaluate.controls and "align" not in parts.given:
         message = "controls are of permutations, and the spec has no 'align'"
@@ -241,6 +251,7 @@ _CHECKS = (
     _evaluate,
     _composition,
     _controls,
+    _missing,
     _gates,
     sequence_problems,
     pruning_problems,

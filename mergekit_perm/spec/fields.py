@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from mergekit_perm.mergekit import MERGEKIT_METHODS
 from mergekit_perm.spec.methods import ALIGNMENT_METHODS
-from mergekit_perm.spec.recipes import RECIPES, known_methods
+from mergekit_perm.spec.recipes import DATA_RECIPES, RECIPES, known_methods
 
 # Marks a branch of a union in the location of pydantic's errors. A key of a spec that is text one
 # can type is none of these, so that `problems` can take them out again without touching a user's.
@@ -134,7 +134,11 @@ def _choice(known: Sequence[str], elsewhere: Sequence[str] = ()) -> Callable[[st
 
 def _recipe(text: str) -> str:
     # Entry points are looked for only where a name is none of this package.
-    return text if text in RECIPES else _choice(known_methods(), MERGEKIT_METHODS)(text)
+    return (
+        text
+        if text in RECIPES or text in DATA_RECIPES
+        else _choice(known_methods(), MERGEKIT_METHODS)(text)
+    )
 
 
 def _device(text: str) -> str:
@@ -201,4 +205,5 @@ Calibration = Literal[
 ]
 Control = Literal["random_permutation", "planted_copy"]
 Controls = Annotated[tuple[Control, ...], AfterValidator(distinct)]
+Dtype = Literal["float64", "float32", "float16", "bfloat16"]
 Calibrations = Annotated[tuple[Calibration, ...], Field(min_length=1), AfterValidator(distinct)]

@@ -12,7 +12,7 @@ from mergekit_perm.merge.values import NOTHING, Flaw, flaws
 from mergekit_perm.spec.models import MergeSpec
 from mergekit_perm.spec.parts import Parts
 from mergekit_perm.spec.problems import bool_hint, found, nearest, number_hint
-from mergekit_perm.spec.recipes import DIVIDED, counted, recipe_table
+from mergekit_perm.spec.recipes import DATA_RECIPES, DIVIDED, counted, recipe_table
 from mergekit_perm.yaml_document import Keys, Problem
 
 
@@ -36,6 +36,7 @@ def merge_problems(parts: Parts) -> Iterator[Problem]:
         yield from _base_model(path, merge, table, parts)
         yield from _number(path, merge, table, parts)
         yield from _parameters((*path, "parameters"), merge, table, parts)
+        yield from _data(path, merge, parts)
         yield from _targets((*path, "parameters", "weight"), merge, parts)
 
 
@@ -157,6 +158,27 @@ def _chances(path: Keys, merge: MergeSpec, names: Sequence[str]) -> Iterator[Pro
             )
             most = min(density, 1 - density)
             yield Problem(path[:-1], message, f"write epsilon: {most:g} or less", key=True)
+            return
+
+
+def _data(path: Keys, merge: MergeSpec, parts: Parts) -> Iterator[Problem]:
+    """Check that recipes that look at data have some; a greedy soup some to be held out."""
+    if merge.method not in DATA_RECIPES:
+        return
+    if "data" not in parts.given:
+        message = f"{merge.method} looks at data, and the spec has none"
+        yield Problem((*path, "method"), message, "add, for example: data: digits")
+    elif merge.method == "greedy_soup" and "evaluate" not in parts.given:
+        message = "a greedy soup is chosen on a split that is evaluated, and nothing is"
+        yield Problem((*path, "method"), message, "add evaluate: {splits: [train, test]}")
+    elif merge.method == "greedy_soup" and parts.evaluate and parts.evaluate.splits == ("train",):
+        message = "a greedy soup is chosen on held-out examples, and only 'train' is evaluated"
+        yield Problem((*path, "method"), message, "add another split to evaluate.splits")
+    weight = merge.parameters.model_dump().get("weight", 1.0)
+    for value in weight.values() if isinstance(weight, dict) else [weight]:
+        if isinstance(value, list):
+            message = f"{merge.method} takes one weight for each network, the same in all tensors"
+            yield Problem((*path, "parameters", "weight"), message, "write a number")
             return
 
 

@@ -12,10 +12,11 @@ from mergekit_perm.mergekit import MERGEKIT_METHODS
 from mergekit_perm.spec.load import checked
 from mergekit_perm.spec.mergekit_models import Model, read_model, unknown_key
 from mergekit_perm.spec.mergekit_parameters import Parameters, read_parameters
-from mergekit_perm.spec.methods import MERGE_METHODS, MERGEKIT_KEYS, REFUSED_KEYS
+from mergekit_perm.spec.methods import MERGEKIT_KEYS, REFUSED_KEYS
 from mergekit_perm.spec.models import MergeSpec
 from mergekit_perm.spec.network_names import network_names
 from mergekit_perm.spec.problems import found, guess, nearest, not_finite
+from mergekit_perm.spec.recipes import RECIPES
 from mergekit_perm.spec.run_spec import FORMAT
 from mergekit_perm.yaml_document import (
     Document,
@@ -53,7 +54,7 @@ def convert(
     folder: Path,
     name: str,
     align: bool = True,
-    provided: Collection[str] = MERGE_METHODS,
+    provided: Collection[str] = tuple(RECIPES),
 ) -> Conversion:
     """Return the run spec that does what the mergekit file `text` describes.
 
@@ -259,7 +260,7 @@ class _Reading:
         # Without some of the models, what is said of the rest as a whole may be wrong.
         broken = bool(self.problems)
         made = {"architecture": "unknown yet", **self.data}
-        if self.given["merge_method"] not in MERGE_METHODS:
+        if self.given["merge_method"] not in RECIPES:
             del made["merge"]
         for problem in checked(made, Path())[1]:
             if problem.path == ("networks",):  # that there are none is known

@@ -47,8 +47,7 @@ REFUSED_KEYS: Mapping[str, str] = MappingProxyType(
         "tokenizer": _TEXT,
         "tokenizer_source": _TEXT,
         "chat_template": _TEXT,
-        "dtype": "sums are taken in float64 and rounded to the dtype of the networks",
-        "out_dtype": "merged networks keep the dtype of the networks",
+        "dtype": "sums are taken in float64; the dtype that is written is out_dtype",
     }
 )
 """Keys of mergekit that mean something a user may expect, and why they are no keys here."""

@@ -30,6 +30,7 @@ from mergekit_perm.spec.fields import (
     Controls,
     Count,
     Device,
+    Dtype,
     Ema,
     Epochs,
     MergeMethod,
@@ -218,6 +219,8 @@ class MergeSpec(Section):
             as they are merged, with the weights of ``linear``, and equal ones of other recipes.
         calibrate_on: the split on which the temperature is found; None is the first that is
             evaluated and not trained on, see `RunSpec.temperature_split`.
+        out_dtype: of the weights that are written; None is that of the first network. Sums are
+            taken in float64, of networks in half precision as well.
     """
 
     name: Name
@@ -228,6 +231,7 @@ class MergeSpec(Section):
 
     calibrate: Calibration = "none"
     calibrate_on: Text | None = None
+    out_dtype: Dtype | None = None
 
     @field_validator("parameters")
     @classmethod
@@ -249,6 +253,41 @@ class MergeSpec(Section):
                 hint="remove it, or write calibrate: temperature",
             )
         return self
+
+
+class MissingSpec(Section):
+    """What becomes of tensors that a network lacks, or has in another shape; see `merged_networks`.
+
+    Attributes:
+        filter: part of a tensor's name, or ``glob:`` or ``regex:``; None is every tensor.
+        policy: ``error`` refuses the network; ``union`` takes the mean of the networks that have
+            the tensor; ``keep`` takes it from one network as it is; ``intersection`` leaves it out
+            of merged networks.
+        network: whose tensor is kept.
+    """
+
+    filter: Text | None = None
+    policy: Literal["error", "intersection", "union", "keep"]
+    network: Text | None = None
+
+    @model_validator(mode="after")
+    def _whose(self) -> Self:
+        if (self.policy == "keep") != (self.network is not None):
+            raise refused(
+                "'network' says whose tensor is kept, and goes with policy: keep",
+                hint="write, for example, {filter: head, policy: keep, network: a}",
+            )
+        return self
+
+
+def _policies(value: Any) -> Any:
+    """Let ``missing: union`` stand for ``missing: [{policy: union}]``, and one entry for a list."""
+    if isinstance(value, str):
+        return [{"policy": value}]
+    return [value] if isinstance(value, dict) else value
+
+
+Missing = Annotated[tuple[MissingSpec, ...], Field(strict=False), BeforeValidator(_policies)]
 
 
 class SimplexSpec(Section):

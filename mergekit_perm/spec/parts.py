@@ -20,6 +20,7 @@ from mergekit_perm.spec.models import (
     EvaluateSpec,
     GateSpec,
     MergeSpec,
+    MissingSpec,
     NetworkSpec,
     PruneSpec,
     Section,
@@ -42,7 +43,7 @@ class Parts:
         given: the top-level keys that have a value, sound or not, misspelt ones put right.
         names: of all networks, sound or not.
         architecture: of the run; None when not given, or broken.
-        networks, merge, gates: the sound entries, by name or index.
+        networks, missing, merge, gates: the sound entries, by name or index.
         train, prune, align, evaluate: the section; all but `train` are None when not given or
             broken, which `given` tells apart.
     """
@@ -55,6 +56,7 @@ class Parts:
     train: TrainSpec | None
     prune: PruneSpec | None
     align: AlignSpec | None
+    missing: Mapping[int, MissingSpec]
     merge: Mapping[int, MergeSpec]
     evaluate: EvaluateSpec | None
     gates: Mapping[int, GateSpec]
@@ -90,6 +92,7 @@ def sound_parts(data: Mapping[str, Any], folder: Path) -> Parts:
         train=_one(TrainSpec, data.get("train", {})),
         prune=_one(PruneSpec, data.get("prune")),
         align=_align(data.get("align")),
+        missing=_sound(MissingSpec, _numbered(data.get("missing"))),
         merge=_sound(MergeSpec, _numbered(data.get("merge"))),
         evaluate=_one(EvaluateSpec, data.get("evaluate")),
         gates=_sound(GateSpec, _numbered(data.get("gates"))),

@@ -37,6 +37,7 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("train",): models.TrainSpec,
     ("train", "augment"): models.AugmentSpec,
     ("align",): AlignSpec,  # and the options of its method
+    ("missing", "*"): models.MissingSpec,
     ("merge", "*"): models.MergeSpec,
     ("merge", "*", "parameters"): models.MergeParameters,
     ("evaluate",): models.EvaluateSpec,

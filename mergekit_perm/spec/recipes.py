@@ -86,6 +86,29 @@ RECIPES: Mapping[str, Table] = MappingProxyType(
 )
 """What every recipe takes."""
 
+DATA_RECIPES: Mapping[str, Table] = MappingProxyType(
+    {
+        "fisher": Table(
+            {
+                **_WEIGHT,
+                "count": Option("whole", 512, least=1),
+                "floor": Option("number", 1e-6, least=0),
+                "seed": Option("whole", 0, least=0),
+            }
+        ),
+        "regmean": Table(
+            {
+                **_WEIGHT,
+                "alpha": Option("number", 0.9, least=0, most=1),
+                "count": Option("whole", 512, least=1),
+                "seed": Option("whole", 0, least=0),
+            }
+        ),
+        "greedy_soup": Table({}),
+    }
+)
+"""What recipes take that look at data; they are ours, not mergekit's."""
+
 DIVIDED: Mapping[str, str | None] = MappingProxyType(
     {
         "linear": "normalize",
@@ -106,12 +129,14 @@ def recipe_table(method: str) -> Table:
     Raises:
         MergeError: it cannot be loaded, or is none.
     """
-    return RECIPES[method] if method in RECIPES else table_of(plugins.load(method))
+    own = {**RECIPES, **DATA_RECIPES}
+    return own[method] if method in own else table_of(plugins.load(method))
 
 
 def known_methods() -> tuple[str, ...]:
     """Return the names of all recipes, those of other distributions last."""
-    return (*RECIPES, *(name for name in plugins.names() if name not in RECIPES))
+    own = (*RECIPES, *DATA_RECIPES)
+    return (*own, *(name for name in plugins.names() if name not in own))
 
 
 def filled(given: Mapping[str, Any], table: Table) -> dict[str, Any]:

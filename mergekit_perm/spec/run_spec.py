@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr
 
+from mergekit_perm.merge.values import Rule
 from mergekit_perm.spec.alignment import JOINT, AlignField, AlignSpec, Looks
 from mergekit_perm.spec.fields import PRUNED, Name, Text
 from mergekit_perm.spec.models import (
@@ -16,6 +17,8 @@ from mergekit_perm.spec.models import (
     EvaluateSpec,
     GateSpec,
     MergeSpec,
+    Missing,
+    MissingSpec,
     NetworkSpec,
     PruneSpec,
     Section,
@@ -45,6 +48,7 @@ class RunSpec(Section):
     networks: Annotated[dict[Name, NetworkSpec], Field(min_length=1)]
     train: TrainSpec = TrainSpec()
     prune: PruneSpec | None = None
+    missing: Missing = ()
     align: AlignField | None = None
     merge: tuple[MergeSpec, ...] = ()
     evaluate: EvaluateSpec | None = None
@@ -157,6 +161,19 @@ class RunSpec(Section):
         splits = () if self.evaluate is None else self.evaluate.splits
         others = [split for split in splits if split != "train"]
         return merge.calibrate_on or next(iter(others), "train")
+
+    @property
+    def held_out_split(self) -> str:
+        """The split that a greedy soup is chosen on: the first of `evaluate` besides ``train``."""
+        splits = () if self.evaluate is None else self.evaluate.splits
+        return next((split for split in splits if split != "train"), "train")
+
+    def about_missing(self, tensor: str) -> MissingSpec | None:
+        """Return what the spec says of a tensor that networks may lack; None where they may not."""
+        for each in self.missing:
+            if Rule(each.filter, 0.0).matches(tensor):
+                return None if each.policy == "error" else each
+        return None
 
     @property
     def looks_at(self) -> Looks:

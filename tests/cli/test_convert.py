@@ -20,7 +20,6 @@ from timm.models import save_for_hf
 
 from mergekit_perm import networks, spec
 from mergekit_perm.spec import mergekit_files
-from mergekit_perm.spec.methods import MERGE_METHODS
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -139,7 +138,6 @@ def test_problems_are_all_there(command: Command) -> None:
     assert "nothing was converted" in err and not Path("new.yaml").exists()
 
 
-@pytest.mark.skipif("ties" not in MERGE_METHODS, reason="the recipe is not there")
 def test_ties_loads(command: Command) -> None:
     Path("ties.yml").write_text(LINEAR.replace("linear", "ties") + "base_model: c.safetensors\n")
     code, out, err = command("convert", "ties.yml", *MLP)
