@@ -96,8 +96,8 @@ def _looking_at_data(
         soup = greedy_soup(states, loss=lambda state: _held_out_loss(recipe, state, shop))
         return soup.state, {"soup": {"networks": soup.networks, "losses": dict(soup.losses)}}
     weight = options.pop("weight")
-    function: Callable[..., State] = {"fisher": fisher, "regmean": regmean}[recipe.method]
-    return function(
+    functions: Mapping[str, Callable[..., State]] = {"fisher": fisher, "regmean": regmean}
+    return functions[recipe.method](
         states,
         model=networks.build(inputs.architecture, inputs.options, seed=0),
         split=inputs.data.splits["train"],

@@ -280,14 +280,14 @@ class MissingSpec(Section):
         return self
 
 
-def _policies(value: Any) -> Any:
-    """Let ``missing: union`` stand for ``missing: [{policy: union}]``, and one entry for a list."""
+def policies(value: Any) -> Any:
+    """Return `missing` as a list: ``union`` stands for ``[{policy: union}]``."""
     if isinstance(value, str):
         return [{"policy": value}]
     return [value] if isinstance(value, dict) else value
 
 
-Missing = Annotated[tuple[MissingSpec, ...], Field(strict=False), BeforeValidator(_policies)]
+Missing = Annotated[tuple[MissingSpec, ...], Field(strict=False), BeforeValidator(policies)]
 
 
 class SimplexSpec(Section):

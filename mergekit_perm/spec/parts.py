@@ -25,6 +25,7 @@ from mergekit_perm.spec.models import (
     PruneSpec,
     Section,
     TrainSpec,
+    policies,
 )
 from mergekit_perm.spec.problems import guess
 from mergekit_perm.spec.run_spec import RunSpec
@@ -92,7 +93,7 @@ def sound_parts(data: Mapping[str, Any], folder: Path) -> Parts:
         train=_one(TrainSpec, data.get("train", {})),
         prune=_one(PruneSpec, data.get("prune")),
         align=_align(data.get("align")),
-        missing=_sound(MissingSpec, _numbered(data.get("missing"))),
+        missing=_sound(MissingSpec, _numbered(policies(data.get("missing")))),
         merge=_sound(MergeSpec, _numbered(data.get("merge"))),
         evaluate=_one(EvaluateSpec, data.get("evaluate")),
         gates=_sound(GateSpec, _numbered(data.get("gates"))),

@@ -61,6 +61,7 @@ EXAMPLES: Mapping[str, str] = {
     "name": "name: first_try",
     "networks": "networks: {a: {train: {seed: 0}}, b: {train: {seed: 1}}}",
     "seed": "seed: 0",
+    "policy": "policy: keep",
     "levels": "levels: 12",
     "text": "text: aligned barriers are under a tenth of the naive ones",
     "value": "value: {figure: pair}",
