@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from mergekit_perm.yaml_document import (
 
 _KEYS = ("name", "merge_method", "models", "base_model", "parameters", "dtype", "out_dtype")
 _WHOLE = "if a slice is all of its models, list them under 'models'"
+# What is wrong by itself, whatever else is.
+_SURE = re.compile("^(unknown key|expected )| has no parameter ")
 _WITHOUT_BASE = ("linear", "karcher", "passthrough")
 
 
@@ -260,7 +263,7 @@ class _Reading:
         # Without some of the models, what is said of the rest as a whole may be wrong.
         broken = bool(self.problems)
         made = {"architecture": "unknown yet", **self.data}
-        if self.given["merge_method"] not in RECIPES:
+        if self.given["merge_method"] not in tuple(RECIPES):
             del made["merge"]
         for problem in checked(made, Path())[1]:
             if problem.path == ("networks",):  # that there are none is known
@@ -268,7 +271,7 @@ class _Reading:
             origin = self._origin(problem.path, models, parameters)
             if problem.path[-1:] == ("checkpoint",):
                 self.notes.append((origin, problem.message))
-            elif not broken or problem.message.startswith(("unknown key", "expected ")):
+            elif not broken or _SURE.search(problem.message):
                 self.problems.append(replace(problem, path=origin))
 
     def _origin(self, path: Keys, models: Mapping[str, Model], parameters: Parameters) -> Keys:

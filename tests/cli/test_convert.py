@@ -133,7 +133,7 @@ def test_problems_are_all_there(command: Command) -> None:
     Path("bad.yml").write_text(LINEAR.replace("weight: 0.75", "wieght: 1") + "slices: []\n")
     code, out, err = command("convert", "bad.yml", "-o", "new.yaml")
     assert (code, out) == (2, "")
-    assert "bad.yml:5:41: models[1].parameters.wieght: unknown key 'wieght'" in err
+    assert "bad.yml:5:41: models[1].parameters.wieght: linear has no parameter 'wieght'" in err
     assert "bad.yml:6:1: slices: 'slices' is not provided here" in err
     assert "nothing was converted" in err and not Path("new.yaml").exists()
 

@@ -413,14 +413,20 @@ def test_all_problems_at_once_with_their_arguments(command: Command) -> None:
     err = refused(
         command,
         *("a.safetensors", "nope.safetensors", *MLP, "--method", "linaer"),
-        *("--parameter", "wieght=2", "--align-method", "weight_matchin", "--set", "align.sede=1"),
+        *("--align-method", "weight_matchin", "--set", "align.sede=1"),
     )
     assert "--method linaer: expected " in err and "= did you mean 'linear'?" in err
-    assert "--parameter wieght=2: unknown key 'wieght'" in err
     assert "nope.safetensors: no file 'nope.safetensors'\n" in err
     assert "--align-method weight_matchin: expected one of " in err
     assert "--set align.sede=1:1:7: align.sede: unknown key 'sede'" in err
-    assert err.endswith("\n5 problems with the arguments of perm-merge merge; nothing was run.\n")
+    assert err.endswith("\n4 problems with the arguments of perm-merge merge; nothing was run.\n")
+
+
+def test_a_parameter_that_a_recipe_has_not(command: Command) -> None:
+    mlps("ab")
+    err = refused(command, "a.safetensors", "b.safetensors", *MLP, "--parameter", "wieght=2")
+    assert "--parameter wieght=2: linear has no parameter 'wieght'" in err
+    assert "= did you mean 'weight'?" in err
 
 
 MESSAGES = {
