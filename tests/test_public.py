@@ -25,6 +25,13 @@ def test_the_public_names_are_these() -> None:
     assert all(getattr(pm, name) is not None for name in NAMES)
 
 
+def test_what_packages_load_when_it_is_asked_for() -> None:
+    assert dir(pm.merge) == sorted(pm.merge.__all__)
+    assert all(getattr(pm.merge, name) is not None for name in pm.merge.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'mege'"):
+        _ = pm.merge.mege
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'aling'"):
         _ = pm.aling

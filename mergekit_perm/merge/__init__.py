@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mergekit_perm.merge.depth import depths
     from mergekit_perm.merge.options import PerNetwork, Share, Within
     from mergekit_perm.merge.recipes import RECIPES, find, parameters_of
-    from mergekit_perm.merge.streaming import merge, merge_tensors
+    from mergekit_perm.merge.streaming import explain, merge, merge_tensors
 
 __all__ = [
     "RECIPES",
@@ -23,6 +23,7 @@ __all__ = [
     "Share",
     "Within",
     "depths",
+    "explain",
     "find",
     "merge",
     "merge_tensors",
@@ -35,6 +36,7 @@ _HOMES = {
     "Share": "options",
     "Within": "options",
     "depths": "depth",
+    "explain": "streaming",
     "find": "recipes",
     "merge": "streaming",
     "merge_tensors": "streaming",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mergekit_perm.merge.options import Within
 from mergekit_perm.merge.signs import agreeing_total
-from mergekit_perm.merge.sparsify import number_kept
+from mergekit_perm.merge.sparsify import largest, number_kept
 from mergekit_perm.merge.task_vectors import differences
 
 
@@ -46,7 +46,5 @@ def sce(
 def _most_varying(vectors: Tensor, share: float) -> Tensor:
     """Return a mask of the elements that vary most over the first axis; none that do not vary."""
     variance = vectors.var(0, correction=0).flatten()
-    mask = torch.zeros_like(variance, dtype=torch.bool)
-    order = variance.argsort(descending=True, stable=True)
-    mask[order[: number_kept(variance.numel(), share)]] = True
+    mask = largest(variance, number_kept(variance.numel(), share))
     return (mask & (variance > 0)).view(vectors.shape[1:])

@@ -28,10 +28,21 @@ def keep_middle(vector: Tensor, density: float, gamma: float) -> Tensor:
     if kept == count:
         return vector.clone()
     dropped_top = min(_whole(gamma * count), count - kept)
-    order = vector.abs().flatten().argsort(descending=True, stable=True)
-    mask = torch.zeros(count, dtype=torch.bool, device=vector.device)
-    mask[order[dropped_top : dropped_top + kept]] = True
+    sizes = vector.abs().flatten()
+    mask = largest(sizes, dropped_top + kept) & ~largest(sizes, dropped_top)
     return vector * mask.view(vector.shape)
+
+
+def largest(numbers: Tensor, count: int) -> Tensor:
+    """Return a mask of the `count` largest of `numbers` (of one axis), the first of equal ones."""
+    total = numbers.numel()
+    if count in (0, total):
+        return torch.full_like(numbers, count > 0, dtype=torch.bool)
+    least = numbers.kthvalue(total - count + 1).values  # several times as fast as sorting
+    mask = numbers > least
+    equal = (numbers == least).nonzero().flatten()
+    mask[equal[: count - int(mask.sum())]] = True
+    return mask
 
 
 def number_kept(count: int, density: float) -> int:

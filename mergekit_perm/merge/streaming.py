@@ -55,6 +55,33 @@ def merge_tensors(
     return ((tensor, _merged(plan, tensor, states)) for tensor in plan.depths)
 
 
+def explain(
+    networks: Sequence[str],
+    tensors: Sequence[str],
+    *,
+    method: str,
+    base_model: str | None = None,
+    **parameters: Any,
+) -> dict[str, dict[str, Any]]:
+    """Return for each tensor what every option is there, as `merge` would take it.
+
+    An option with a value for each network is a list, in the order of `networks` without the base
+    model. No weights are needed, so that a merge can be checked before there are any.
+
+    Args:
+        networks: their names.
+        tensors: their names, in the order of the network.
+        method, base_model, parameters: as for `merge`.
+
+    Raises:
+        MergeError: as `merge`, except for shapes.
+    """
+    names: dict[str, Any] = dict.fromkeys(tensors)
+    plan = planned(dict.fromkeys(networks, names), method, base_model, parameters)
+    _try_out(plan)
+    return {tensor: plan.options(tensor) for tensor in plan.depths}
+
+
 def _try_out(plan: Plan) -> None:
     """Call the recipe with all its options on tiny tensors, so that it refuses them in time."""
     tried = set()

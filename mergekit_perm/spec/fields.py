@@ -37,7 +37,7 @@ _Item = TypeVar("_Item", bound=Hashable)
 
 def expected(wanted: str) -> PydanticCustomError:
     """Return the error of a value of the wrong kind: ``expected {wanted}, found ...``."""
-    return PydanticCustomError("expected", "{wanted}", {"wanted": wanted, "list_hint": ""})
+    return PydanticCustomError("expected", "{wanted}", {"wanted": wanted})
 
 
 def one_of(known: Iterable[str], *, note: str = "") -> PydanticCustomError:
@@ -50,13 +50,13 @@ def refused(message: str, *, hint: str = "") -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint})
 
 
-def _by_kind(wanted: str, *, list_hint: str = "") -> Discriminator:
+def _by_kind(wanted: str) -> Discriminator:
     """Choose the branch of a union by the kind of value, so that only one reports."""
     return Discriminator(
         lambda value: _TAGS.get(type(value)),
         custom_error_type="expected",
         custom_error_message="{wanted}",
-        custom_error_context={"wanted": wanted, "list_hint": list_hint},
+        custom_error_context={"wanted": wanted},
     )
 
 

@@ -221,8 +221,6 @@ def _hint(detail: Any) -> str | None:
         return bool_hint(value)
     if kind in ("int_type", "float_type"):
         return number_hint(value, whole=kind == "int_type")
-    if kind == "expected" and isinstance(value, list):
-        return str(detail["ctx"]["list_hint"]) or None
     return None
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergekit_perm.merge import RECIPES
+from mergekit_perm.merge.sparsify import largest
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 LAW = settings(max_examples=25, deadline=None)
@@ -91,6 +92,14 @@ def test_breadcrumbs_by_hand() -> None:
 def test_how_many_are_kept(density: float, kept: int) -> None:
     merged = of("ties", [np.arange(1.0, 101)], base=np.zeros(100), density=density)
     assert np.count_nonzero(merged) == kept
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=9), st.data())
+def test_of_equal_elements_the_first_are_kept(values: list[int], data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, len(values)))
+    order = sorted(range(len(values)), key=lambda i: -values[i])  # which keeps the order of equals
+    mask = largest(torch.tensor(values, dtype=torch.float64), count)
+    assert mask.tolist() == [i in order[:count] for i in range(len(values))]
 
 
 def test_slerp_by_hand() -> None:

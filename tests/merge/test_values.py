@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_perm.errors import MergeError
-from mergekit_perm.merge import merge
+from mergekit_perm.merge import explain, merge
 from mergekit_perm.merge.options import Option
-from mergekit_perm.merge.values import interpolated, setting
+from mergekit_perm.merge.values import flaws, interpolated, setting
 
 NAMES = (
     "stem.weight",
@@ -164,6 +164,39 @@ def test_what_a_gradient_makes_impossible_is_refused_in_time() -> None:
     states = {n: Unread({name: torch.zeros(1) for name in NAMES}) for n in "ab"}
     with pytest.raises(MergeError, match=r"della: density 0\.95 with epsilon 0\.1: elements would"):
         merge(states, method="della", base_model="a", density=[0.5, 0.95], epsilon=0.1)
+
+
+def test_values_are_explained_without_weights() -> None:
+    given: dict[str, Any] = {
+        "method": "ties",
+        "base_model": "a",
+        "density": {"b": [0, 1], "c": 0.5},
+    }
+    found = explain("abc", NAMES, **given)
+    assert list(found) == list(NAMES)
+    assert [options["density"] for options in found.values()] == [
+        [0.0, 0.5], [0.0, 0.5], [0.5, 0.5], [1.0, 0.5], [1.0, 0.5],
+    ]  # fmt: skip
+    assert found["head.bias"] == {
+        "weight": [1.0, 1.0], "density": [1.0, 0.5], "lambda": 1.0, "normalize": True,
+        "rescale": False,
+    }  # fmt: skip
+    with pytest.raises(MergeError, match="the filter 'x' matches no tensor"):
+        explain("abc", NAMES, **given | {"density": [{"filter": "x", "value": 1}]})
+
+
+def test_bounds_are_worded() -> None:
+    bounds = [
+        Option("number", 0, most=1),
+        Option("number", 0, least=2),
+        Option("whole", 0, least=2),
+    ]
+    found = [next(flaws(1.5, option, "ab", name="x")).message for option in bounds]
+    assert found == [
+        "expected a number of at most 1",
+        "expected a number of at least 2",
+        "expected a whole number, or a list of {filter, value}",
+    ]
 
 
 def test_a_rule_knows_its_value_at_a_place() -> None:

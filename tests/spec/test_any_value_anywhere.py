@@ -30,6 +30,17 @@ SOUND: dict[str, Any] = {
     "merge": [
         {"name": "m", "method": "linear", "networks": ["a", "b"]},
         {"name": "n", "method": "linear", "parameters": {"weight": {"a": 1, "b": 2, "c": 3}}},
+        {
+            "name": "o",
+            "method": "ties",
+            "base_model": "a",
+            "networks": ["b", "c"],
+            "parameters": {
+                "density": [{"filter": "glob:x*", "value": [0, 0.5]}, {"value": 1}],
+                "weight": {"b": 1, "c": [{"filter": "regex:x", "value": 2}]},
+                "normalize": False,
+            },
+        },
     ],
     "evaluate": {
         "splits": ["train", "test"],

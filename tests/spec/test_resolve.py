@@ -74,6 +74,14 @@ def alignments(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+def values(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
+    """Draw a number, a gradient, or filters with either."""
+    plain = numbers | st.lists(numbers, min_size=1, max_size=3)
+    entry = st.fixed_dictionaries({"filter": TEXTS.filter(lambda t: t != "*"), "value": plain})
+    last = st.fixed_dictionaries({"value": plain})
+    return plain | st.tuples(entry, last).map(list)
+
+
 @st.composite
 def specs(draw: st.DrawFn) -> dict[str, Any]:
     """Draw the data of a sound run spec."""
@@ -101,7 +109,23 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
                 )
             },
         )
-        | st.fixed_dictionaries({"name": NAMES, "method": st.just("linear"), "networks": chosen}),
+        | st.fixed_dictionaries({"name": NAMES, "method": st.just("linear"), "networks": chosen})
+        | st.fixed_dictionaries(
+            {
+                "name": NAMES,
+                "method": st.sampled_from(["ties", "breadcrumbs", "dare_linear"]),
+                "base_model": st.just(names[0]),
+                "parameters": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "lambda": values(positive),
+                        "density": values(st.floats(0, 1)),
+                        "weight": values(positive)
+                        | st.fixed_dictionaries(dict.fromkeys(names[1:], values(positive))),
+                    },
+                ),
+            }
+        ),
         max_size=3,
         unique_by=lambda merge: merge["name"],
     )
