@@ -246,6 +246,7 @@ def test_every_default_is_written() -> None:
         "  parameters:\n"
         "    weight: 1.0\n"
         "    normalize: true\n"
+        "  calibrate: none\n"
         "evaluate:\n"
         "  splits: [train, test]\n"
         "  points: 25\n"
