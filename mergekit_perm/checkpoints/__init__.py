@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from mergekit_perm.checkpoints.checking import adapted, check_finite, fit, shapes, state_sha256
+from mergekit_perm.checkpoints.hashes import content_sha256, copy
 from mergekit_perm.checkpoints.origin import Origin, origin
-from mergekit_perm.checkpoints.references import Checkpoint, bare_names, load, local_file
+from mergekit_perm.checkpoints.references import (
+    Checkpoint,
+    bare_names,
+    load,
+    local_file,
+    plain_file,
+)
 from mergekit_perm.checkpoints.writing import load_metadata, load_state, map_state, save
 
 __all__ = [
@@ -13,6 +20,8 @@ __all__ = [
     "adapted",
     "bare_names",
     "check_finite",
+    "content_sha256",
+    "copy",
     "fit",
     "load",
     "load_metadata",
@@ -20,6 +29,7 @@ __all__ = [
     "local_file",
     "map_state",
     "origin",
+    "plain_file",
     "save",
     "shapes",
     "state_sha256",

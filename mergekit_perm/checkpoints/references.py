@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from mergekit_perm.checkpoints import reading
+from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.errors import CheckpointError, suggest
-from mergekit_perm.files import file_sha256
 
 State = dict[str, torch.Tensor]
 
@@ -69,8 +69,29 @@ def load(
     path, source = _located(reference, folder or Path())
     key, state = _chosen(reading.read(path), ema, path)
     return Checkpoint(
-        state=_own(_without_prefixes(state), path), source=source, key=key, sha256=file_sha256(path)
+        state=_own(_without_prefixes(state), path),
+        source=source,
+        key=key,
+        sha256=content_sha256(path),
     )
+
+
+def plain_file(
+    reference: str, shapes: Mapping[str, tuple[int, ...]], *, folder: Path
+) -> Path | None:
+    """Return the file of `reference` if it is the weights as they are, and can be copied whole.
+
+    That is a safetensors file with just the tensors that `shapes` says; None for any other.
+
+    Raises:
+        CheckpointError: as `load` does.
+    """
+    path = local_file(reference, folder=folder)
+    if path is None or path.suffix != ".safetensors":
+        return None
+    state = reading.read(path)
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return path if found == dict(shapes) else None
 
 
 # ------------------------------------------------------------------------------------- locating

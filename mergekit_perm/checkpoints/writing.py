@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mergekit_perm.checkpoints import reading
+from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.errors import CheckpointError
-from mergekit_perm.files import file_sha256, replacing
+from mergekit_perm.files import replacing
 
 
 def save(
@@ -42,7 +43,7 @@ def save(
         except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as cause:
             raise CheckpointError(f"{path}: cannot be written as safetensors: {cause}") from cause
         _sort_header(temporary)
-    return file_sha256(path)
+    return content_sha256(path)
 
 
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mergekit_perm.errors import MergeError
 from mergekit_perm.merge import buffers
+from mergekit_perm.merge.linear import linear
 from mergekit_perm.merge.options import keyword
 from mergekit_perm.merge.plan import Plan, States, planned
 from mergekit_perm.merge.recipes import Recipe
@@ -107,6 +108,8 @@ def _merged(plan: Plan, name: str, states: States) -> Tensor:
     tensors, options = [found[network] for network in plan.networks], plan.options(name)
     if buffers.is_counter(first):
         return buffers.copied(tensors, base, options)
+    if plan.recipe.function is linear and not buffers.is_statistic(name):
+        return _call(plan, name, tensors, None, options)  # sums are taken wide there
     wide = [_wide(tensor) for tensor in tensors]
     wide_base = None if base is None else _wide(base)
     if buffers.is_statistic(name):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from mergekit_perm import __version__, evaluate
+from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.evaluate import Barrier, Metrics
-from mergekit_perm.files import file_sha256
 from mergekit_perm.pipeline import missing
 from mergekit_perm.pipeline.composition import compositions
 from mergekit_perm.pipeline.controls import controls
@@ -132,7 +132,7 @@ def _merged(inputs: Inputs, results: Results, folder: RunFolder) -> Plain:
         merged[recipe.name] = {
             "file": file,
             "calibrated": done.get("calibrated"),
-            "sha256": file_sha256(folder.path / file),
+            "sha256": content_sha256(folder.path / file),
             "calibration": {
                 calibration: results[evaluation_name("merged", calibration, recipe.name)]["metrics"]
                 for calibration in calibrations(inputs)
@@ -237,7 +237,7 @@ def _provenance(inputs: Inputs, results: Results, folder: RunFolder) -> Plain:
     if inputs.spec.align is not None and "seed" in inputs.spec.align.options:
         seeds["align"] = inputs.spec.align.options["seed"]
     return {
-        "spec_sha256": file_sha256(folder.path / SPEC),
+        "spec_sha256": content_sha256(folder.path / SPEC),
         "versions": {
             "perm-merge": __version__,
             "python": platform.python_version(),

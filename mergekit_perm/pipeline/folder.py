@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_perm import yaml_document
+from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.errors import RunError, SpecError
-from mergekit_perm.files import file_sha256, write_text
+from mergekit_perm.files import write_text
 
 SPEC = "spec.yaml"
 SWEEP = "sweep.json"
@@ -68,7 +69,7 @@ class RunFolder:
             return None
         for name, sha256 in record["files"].items():
             path = self.path / name
-            if not path.is_file() or file_sha256(path) != sha256:
+            if not path.is_file() or content_sha256(path) != sha256:
                 return None
         result: dict[str, Any] = record["result"]
         return result
@@ -77,12 +78,12 @@ class RunFolder:
         """Return the hash of a file that `stage` has written, as it was when it finished."""
         record = self._record(stage)
         if record is None or file not in record["files"]:
-            return file_sha256(self.path / file)
+            return content_sha256(self.path / file)
         return str(record["files"][file])
 
     def finish(self, stage: str, key: str, result: dict[str, Any], files: Iterable[str]) -> None:
         """Record that `stage` is finished; `files` are relative to the folder."""
-        hashes = {name: file_sha256(self.path / name) for name in files}
+        hashes = {name: content_sha256(self.path / name) for name in files}
         self._remove_what_was_left(stage, hashes)
         record = {"stage": stage, "key": key, "result": result, "files": hashes}
         write_text(self._record_path(stage), json.dumps(record, indent=1))

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from mergekit_perm import checkpoints, data, derive, evaluate, networks, train
+from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.data import Data
 from mergekit_perm.derive import Found
 from mergekit_perm.errors import RunError
-from mergekit_perm.files import file_sha256
 from mergekit_perm.spec import RunSpec
 
 Shape = tuple[int, ...]
@@ -201,10 +201,10 @@ def _checkpoint_hashes(spec: RunSpec) -> dict[str, dict[str, str]]:
     for name, network in spec.networks.items():
         if network.checkpoint is not None:
             file = checkpoints.local_file(network.checkpoint, folder=spec.folder)
-            hashes[name] = {"": network.checkpoint if file is None else file_sha256(file)}
+            hashes[name] = {"": network.checkpoint if file is None else content_sha256(file)}
         elif network.checkpoints is not None:
             files = {step: spec.checkpoint_file(name, step) for step in spec.steps_of(name)}
-            hashes[name] = {step: file_sha256(file) for step, file in files.items()}
+            hashes[name] = {step: content_sha256(file) for step, file in files.items()}
     return hashes
 
 

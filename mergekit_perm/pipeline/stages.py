@@ -76,6 +76,11 @@ def read_network(name: str, shop: Workshop) -> Result:
 def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: Workshop) -> Result:
     """Read one checkpoint into `file` of the folder, if it fits and is finite."""
     spec = shop.inputs.spec
+    plain = checkpoints.plain_file(source, shop.inputs.shapes, folder=spec.folder)
+    if plain is not None and ema is not True:
+        checkpoints.check_finite(checkpoints.map_state(plain), source=str(plain))
+        checkpoints.copy(plain, shop.folder.path / file)
+        return {"origin": "checkpoint", "source": source, "key": None, "absent": []}
     found = checkpoints.load(source, ema=ema, folder=spec.folder)
     state, absent = checkpoints.adapted(
         found.state,

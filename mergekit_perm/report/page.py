@@ -84,9 +84,13 @@ def page(title: str, body: Iterable[str], drawn: Sequence[Figure]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{name} - perm-merge</title>", f"<style>{_STYLE}</style>", "</head>", "<body>",
         f"<h1>{name}</h1>", *body,
-        f'<script type="application/json" id="figures">{_embedded(specifications)}</script>',
-        f"<script>{_library()}</script>", f"<script>{_SCRIPT}</script>", "</body>", "</html>",
     ]  # fmt: skip
+    if drawn:  # what draws them is large, and takes a moment to load
+        parts += [
+            f'<script type="application/json" id="figures">{_embedded(specifications)}</script>',
+            f"<script>{_library()}</script>", f"<script>{_SCRIPT}</script>",
+        ]  # fmt: skip
+    parts += ["</body>", "</html>"]
     return "\n".join(parts) + "\n"
 
 

@@ -256,6 +256,25 @@ def _memory(rows: Rows) -> str:
     )
 
 
+def _merging(rows: Rows) -> str:
+    lines = [
+        [
+            row["method"], f"{row['seconds']:.1f}", f"{row['mergekit seconds']:.1f}",
+            f"{row['ratio']:.2f}", f"{row['MiB']:.0f}", f"{row['mergekit MiB']:.0f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    first = rows[0]
+    head = ["recipe", "seconds", "mergekit", "ratio", "MiB of its own", "mergekit"]
+    return (
+        f"## {first['networks']} checkpoints of ResNet-50 merged, and by mergekit\n\n"
+        f"`pytest -m bench tests/benchmarks/test_merge_speed.py`: `perm-merge merge` without "
+        f"alignment and `mergekit-pytorch` on the same files of {first['MiB each']:.0f} MiB, "
+        "imports counted; the least of the rounds, the median of their ratios, and the most "
+        f"memory that is no part of a file.\n\n{table(head, lines)}"
+    )
+
+
 SECTIONS: Mapping[str, Callable[[Rows], str]] = {
     "barriers": _barriers,
     "pair_speed": _speed,
@@ -265,6 +284,7 @@ SECTIONS: Mapping[str, Callable[[Rows], str]] = {
     "scaling": _scaling,
     "evaluation": _evaluation,
     "evaluation_memory": _memory,
+    "merge_speed": _merging,
 }
 
 if __name__ == "__main__":
