@@ -23,20 +23,21 @@ def agreeing_total(
     section 3). What is 0 in a vector has no part in its sum.
 
     Args:
-        vectors: task vectors of one shape.
+        vectors: task vectors of one shape; those of weight 0 are never read.
         weights: of each; a weight below 0 turns its vector round.
         normalize: divide each element by the sum of the weights that had a part in it: the
             disjoint mean of the paper.
         votes: weights for the election alone; None takes `weights`.
     """
-    scaled = [vector * weight for vector, weight in zip(vectors, weights, strict=True)]
     positive = total(vectors, votes or weights, normalize=False) >= 0
-    result = torch.zeros_like(scaled[0])
-    shares = torch.zeros_like(scaled[0])
-    for vector, weight in zip(scaled, weights, strict=True):
-        mask = _agrees(vector, positive).to(vector.dtype)  # a bool times a float is float32
-        result += vector * mask
-        shares += mask * weight
+    result = torch.zeros_like(vectors[0])
+    shares = torch.zeros_like(vectors[0])
+    for vector, weight in zip(vectors, weights, strict=True):
+        if weight:
+            scaled = vector * weight
+            mask = _agrees(scaled, positive).to(vector.dtype)  # a bool times a float is float32
+            result += scaled * mask
+            shares += mask * weight
     if not normalize:
         return result
     # Weights of both signs may cancel; there the sum stays as it is.

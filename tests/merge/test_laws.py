@@ -127,6 +127,8 @@ def test_the_order_of_networks_does_not_matter(method: str, seed: int, order: li
 def test_a_weight_of_0_leaves_a_network_out(method: str) -> None:
     family, options = family_for(method, 1)
     with_it = merge(family, method=method, weight={"b": 1.0, "c": 0.0}, **options)
+    family["c"] = {n: torch.full_like(t, torch.inf) for n, t in family["c"].items()}
+    assert same(with_it, merge(family, method=method, weight={"b": 1.0, "c": 0.0}, **options))
     del family["c"]
     assert close(with_it, merge(family, method=method, **options))
 

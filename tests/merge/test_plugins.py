@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -11,31 +13,19 @@ import pytest
 import torch
 
 from mergekit_perm.errors import MergeError, SpecError
-from mergekit_perm.merge import find, merge, merge_tensors, plugins
+from mergekit_perm.merge import RECIPES, find, merge, merge_tensors, plugins
+from mergekit_perm.merge.options import Option
 from mergekit_perm.spec import loads, resolved
 
-# What the documentation shows; see `plugins` and `options`.
-CODE = '''
-from collections.abc import Sequence
-from typing import Annotated
-
-from torch import Tensor
-
-from mergekit_perm.merge import PerNetwork, Within
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
-def halfway(
-    tensors: Annotated[Sequence[Tensor], Within(2, 2)],
-    *,
-    base: Tensor,
-    weight: PerNetwork = 1.0,
-    strength: Annotated[float, Within(0, 1)] = 0.5,
-) -> Tensor:
-    """Return the point `strength` of the way from `base` to the larger weight's network."""
-    first, second = tensors
-    return base + strength * ((first if weight[0] >= weight[1] else second) - base)
+def block(language: str) -> str:
+    """The last block of a language in the document about recipes."""
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, flags=re.DOTALL)[-1]
 
 
+MORE = """
 def flat(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0].flatten()
 
@@ -45,10 +35,8 @@ def with_text(tensors: Sequence[Tensor], *, word: str = "x") -> Tensor:
 
 
 number = 3
-'''
-ENTRY_POINTS = """
-[perm_merge.recipes]
-halfway = half_recipes:halfway
+"""
+OTHERS = """
 flat = half_recipes:flat
 with_text = half_recipes:with_text
 number = half_recipes:number
@@ -75,11 +63,40 @@ def install(folder: Path, distribution: str, entry_points: str) -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "half_recipes.py").write_text(CODE)
-    install(tmp_path, "half-recipes", ENTRY_POINTS)
+    (tmp_path / "half_recipes.py").write_text(block("python") + MORE)
+    points = tomllib.loads(block("toml"))["project"]["entry-points"]["perm_merge.recipes"]
+    documented = "".join(f"{name} = {place}\n" for name, place in points.items())
+    install(tmp_path, "half-recipes", f"[perm_merge.recipes]\n{documented}{OTHERS}")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     sys.modules.pop("half_recipes", None)
+
+
+def test_the_document_lists_every_recipe_with_its_options() -> None:
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \| (.*?) \|$", DOCUMENT, flags=re.MULTILINE)
+    shown = {name: options for names, _, options in rows for name in re.findall(r"`(.*?)`", names)}
+    for method in RECIPES:
+        listed = [
+            f"{name}{'*' * option.each}" + ("" if option.default is None else f" {text(option)}")
+            for name, option in find(method).table.options.items()
+        ]
+        assert shown[method] == ", ".join(listed)
+
+
+def text(option: Option) -> str:
+    """A default as the document writes it."""
+    if isinstance(option.default, bool):
+        return str(option.default).lower()
+    return f"{option.default:g}".replace("e-0", "e-")
+
+
+def test_the_spec_in_the_document_is_sound() -> None:
+    text = SPEC.partition("merge:")[0] + block_of_recipes()
+    assert [recipe.name for recipe in loads(text).merge] == ["mean", "arc", "ties"]
+
+
+def block_of_recipes() -> str:
+    return re.findall(r"```yaml\n(.*?)```", DOCUMENT, flags=re.DOTALL)[0]
 
 
 @pytest.mark.usefixtures("installed")
