@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergekit_perm import networks, yaml_document
+from mergekit_perm import yaml_document
 from mergekit_perm.files import write_text
 from mergekit_perm.pipeline import assemble
 from mergekit_perm.pipeline.workshop import Result, Workshop, network_file
@@ -22,11 +22,10 @@ _HUB = "hf-hub:"
 def write_card(recipe: MergeSpec, shop: Workshop) -> Result:
     """Write README.md beside a merged network, when all that it tells of is known."""
     inputs, spec = shop.inputs, shop.inputs.spec
-    config = networks.model_config(inputs.architecture, inputs.options, shop.module())
     names = spec.merged_networks(recipe)
     hashes = {name: shop.folder.sha256(f"networks/{name}", network_file(name)) for name in names}
     report = assemble.report(inputs, shop.results, shop.folder)
-    text = model_card(recipe, hashes, config, spec, report)
+    text = model_card(recipe, hashes, shop.config(), spec, report)
     write_text(shop.folder.path / card_file(recipe), text)
     return {}
 

@@ -31,7 +31,8 @@ _DTYPES = {
 
 def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     """Merge networks by `recipe`; write weights, config and spec, and read the weights back."""
-    inputs, folder = shop.inputs, f"merged/{recipe.name}"
+    # Made first: what is built for it is gone before weights are merged.
+    config, folder = shop.config(), f"merged/{recipe.name}"
     family = {name: _Given(state, recipe) for name, state in shop.family(alignment).items()}
     merged, soup = _merged(recipe, family, shop)
     merged = _with_missing(recipe, merged, family, shop)
@@ -39,9 +40,8 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     merged = {name: _as_asked(tensor, recipe) for name, tensor in merged.items()}
     file = f"{folder}/model.safetensors"
     shop.write(file, merged, format="pt", recipe=recipe.name)
-    config = networks.model_config(inputs.architecture, inputs.options, shop.module())
     write_text(shop.folder.path / folder / "config.json", json.dumps(config, indent=2) + "\n")
-    write_text(shop.folder.path / folder / "perm_merge_config.yml", resolved(inputs.spec))
+    write_text(shop.folder.path / folder / "perm_merge_config.yml", resolved(shop.inputs.spec))
     back = shop.read(file)
     if any(not torch.equal(back[tensor], merged[tensor]) for tensor in merged):
         raise RunError(f"{shop.folder.path / file}: what was written does not read back the same")
