@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from mergekit_perm import checkpoints, data, derive, evaluate, networks, train
+from mergekit_perm import checkpoints, data, derive, evaluate, merge, networks, train
 from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.data import Data
 from mergekit_perm.derive import Found
 from mergekit_perm.errors import RunError
 from mergekit_perm.spec import RunSpec
+from mergekit_perm.spec.recipes import DATA_RECIPES
 
 Shape = tuple[int, ...]
 
@@ -87,6 +88,7 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
     for name in spec.networks:
         if (pruning := spec.pruning(name)) is not None:
             train.prunable(module, pruning.exclude)
+    _check_recipes(spec, list(shapes))
     chosen = device or (spec.evaluate.device if spec.evaluate else "auto")
     found = _data(spec, module, options)
     if found is not None:
@@ -104,6 +106,19 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
         devices=tuple(map(evaluate.device, chosen.split(","))),
         checkpoint_hashes=_checkpoint_hashes(spec),
     )
+
+
+def _check_recipes(spec: RunSpec, tensors: Sequence[str]) -> None:
+    """Find what is wrong with recipes for these tensors, such as a filter that matches none."""
+    for recipe in spec.merge:
+        if recipe.method not in DATA_RECIPES:
+            merge.explain(
+                spec.merged_networks(recipe),
+                tensors,
+                method=recipe.method,
+                base_model=recipe.base_model,
+                **recipe.parameters.model_dump(),
+            )
 
 
 def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:

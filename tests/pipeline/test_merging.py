@@ -261,3 +261,13 @@ def test_batch_norm_networks_merge_though_their_counters_differ(small: Small) ->
         assert all(bool(t.isfinite().all()) for t in merged(name).values())
         assert bool((merged(name)["norm1.running_var"] >= 0).all())
         assert report.merged[name].calibration["none"]["test"].n > 0
+
+
+def test_a_filter_that_matches_nothing_is_found_before_training(small: Small) -> None:
+    weight = "[{filter: 'glob:laiers*', value: 0.5}, {value: 1}]"
+    spec = small(f"merge=[{{name: m, method: linear, parameters: {{weight: {weight}}}}}]")
+    with pytest.raises(pm.PermMergeError, match=r"the filter 'glob:laiers\*' matches no tensor"):
+        pipeline.make_plan(spec)
+    with pytest.raises(pm.PermMergeError, match="matches no tensor"):
+        pipeline.run(spec)
+    assert not (FOLDER / "networks/a.safetensors").exists()
