@@ -295,6 +295,15 @@ def _merged_accuracy(rows: Rows) -> str:
     )
 
 
+def _run_memory(rows: Rows) -> str:
+    lines = [[row["case"], f"{row['MiB']:.0f}", f"{row['planned MiB']:.0f}"] for row in rows]
+    return (
+        "## Memory of runs\n\n`pytest -m bench tests/benchmarks/test_run_memory.py`: ResNet-50, "
+        "98 MiB each; the most memory of a run that is no part of a file, in MiB, and what "
+        f"`perm-merge plan` says.\n\n{table(['networks', 'measured', 'planned'], lines)}"
+    )
+
+
 SECTIONS: Mapping[str, Callable[[Rows], str]] = {
     "barriers": _barriers,
     "pair_speed": _speed,
@@ -306,6 +315,7 @@ SECTIONS: Mapping[str, Callable[[Rows], str]] = {
     "evaluation_memory": _memory,
     "merge_speed": _merging,
     "merged_accuracy": _merged_accuracy,
+    "run_memory": _run_memory,
 }
 
 if __name__ == "__main__":

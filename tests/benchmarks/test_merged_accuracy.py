@@ -77,7 +77,8 @@ def row(architecture: str, norm: str, folder: Path) -> dict[str, Any]:
         "best network": min(errors), "mean network": sum(errors) / len(errors),
         "ensemble": ensemble_error(module, list(map(checkpoints.load_state, files)), split),
         "naive mean": error(naive, "mean"), "naive mean, repaired": error(naive, "repaired"),
-        "aligned mean": error(aligned, "mean"), "aligned mean, repaired": error(aligned, "repaired"),
+        "aligned mean": error(aligned, "mean"),
+        "aligned mean, repaired": error(aligned, "repaired"),
     }  # fmt: skip
 
 

@@ -1,0 +1,60 @@
+"""What plans say of memory against what runs take: networks of ResNet-50 merged, and aligned first.
+
+pytest -m bench tests/benchmarks/test_run_memory.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergekit_perm import checkpoints, networks
+from tests.benchmarks import results
+
+CASES = {
+    "2 merged": (2, ""),
+    "8 merged": (8, ""),
+    "32 merged": (32, ""),
+    "2 aligned to one, merged": (
+        2, "align: {reference: n0, method: weight_matching, max_sweeps: 2}"
+    ),
+    "4 aligned jointly, merged": (
+        4, "align: {reference: joint, method: weight_matching, max_sweeps: 2, restarts: 1}"
+    ),
+}  # fmt: skip
+
+
+def row(case: str, folder: Path) -> dict[str, Any]:
+    count, align = CASES[case]
+    named = (f"n{i}: {{checkpoint: n{i % 4}.safetensors}}" for i in range(count))
+    (folder / "spec.yaml").write_text(
+        "format: perm-merge/run@1\nname: memory\narchitecture: resnet50\n"
+        f"networks: {{{', '.join(named)}}}\n{align}\nmerge: [{{name: mean, method: linear}}]\n"
+    )
+    command = [
+        sys.executable, "-m", "tests.benchmarks.run_memory", str(folder / "spec.yaml"),
+        str(folder / case.replace(" ", "-")),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True,
+        env={**os.environ, "PERM_MERGE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return {"case": case, **json.loads(done.stdout)}
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+def test_plans_say_what_runs_take_within_a_quarter(tmp_path: Path) -> None:
+    for seed in range(4):
+        state = networks.build("resnet50", {}, seed=seed).state_dict()
+        checkpoints.save(tmp_path / f"n{seed}.safetensors", state)
+    rows = [row(case, tmp_path) for case in CASES]
+    results.keep("run_memory", rows)
+    for each in rows:
+        assert each["planned MiB"] == pytest.approx(each["MiB"], rel=0.25), each
