@@ -73,6 +73,8 @@ def test_commands_and_their_options_exist(
 def test_the_commands_are_many_enough() -> None:
     assert {shlex.split(command)[1] for command in COMMANDS} == {
         "check",
+        "convert",
+        "merge",
         "plan",
         "report",
         "run",
