@@ -290,7 +290,7 @@ def _merged_accuracy(rows: Rows) -> str:
         "## Five networks on digits_hard, merged\n\n"
         "`pytest -m bench tests/benchmarks/test_merged_accuracy.py`: accuracy on the test split in "
         "percent; ResNet-8 and VGG-11 of width 16, 12 epochs on 3,000 images. Networks are aligned "
-        "to one another by the default, `mixed`; `repaired` is `calibrate: repair`, written into "
+        "to one another by activation matching; `repaired` is `calibrate: repair`, written into "
         f"the merged network.\n\n{table(['networks', *_MERGED], lines)}"
     )
 

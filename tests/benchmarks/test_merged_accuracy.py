@@ -61,7 +61,12 @@ def ensemble_error(module: nn.Module, states: list[dict[str, torch.Tensor]], spl
 
 
 def row(architecture: str, norm: str, folder: Path) -> dict[str, Any]:
-    aligned = run(architecture, norm, "align: {reference: joint}", folder / "aligned")
+    aligned = run(
+        architecture,
+        norm,
+        "align: {reference: joint, method: activation_matching}",
+        folder / "aligned",
+    )
     naive = run(architecture, norm, "", folder / "naive")
     errors = [each["test"].error for each in aligned.networks.values()]
     options = {**ARCHITECTURES[architecture], "norm": norm, "in_chans": 1, "num_classes": 10}
