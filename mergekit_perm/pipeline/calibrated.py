@@ -8,7 +8,7 @@ from mergekit_perm import evaluate, networks
 from mergekit_perm.errors import RunError
 from mergekit_perm.pipeline.inputs import calibration_batch_size, calibration_of
 from mergekit_perm.pipeline.workshop import Engine, Result, State, Workshop, merged_file
-from mergekit_perm.spec.models import MergeSpec
+from mergekit_perm.spec.merge_models import MergeSpec
 
 
 def calibrated(

@@ -14,7 +14,7 @@ from mergekit_perm.report import Report, compare, to_markdown
 from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.report.summaries import calibration_words
 from mergekit_perm.spec import RunSpec, resolved
-from mergekit_perm.spec.models import MergeSpec
+from mergekit_perm.spec.merge_models import MergeSpec
 
 _HUB = "hf-hub:"
 

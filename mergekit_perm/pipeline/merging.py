@@ -18,7 +18,7 @@ from mergekit_perm.pipeline.calibrated import calibrated
 from mergekit_perm.pipeline.missing import absent_tensors, settled
 from mergekit_perm.pipeline.workshop import Result, State, Workshop
 from mergekit_perm.spec import resolved
-from mergekit_perm.spec.models import MergeSpec
+from mergekit_perm.spec.merge_models import MergeSpec
 from mergekit_perm.spec.recipes import DATA_RECIPES
 
 _DTYPES = {

@@ -17,7 +17,7 @@ from mergekit_perm.pipeline.workshop import (
     checkpoint_file,
     network_file,
 )
-from mergekit_perm.spec.models import MergeSpec
+from mergekit_perm.spec.merge_models import MergeSpec
 
 Weights = tuple[float, ...]
 

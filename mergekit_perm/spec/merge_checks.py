@@ -9,7 +9,7 @@ from typing import Any
 from mergekit_perm.errors import MergeError
 from mergekit_perm.merge.options import Option, Table, without_effect
 from mergekit_perm.merge.values import NOTHING, Flaw, flaws
-from mergekit_perm.spec.models import MergeSpec
+from mergekit_perm.spec.merge_models import MergeSpec
 from mergekit_perm.spec.parts import Parts
 from mergekit_perm.spec.problems import bool_hint, found, nearest, number_hint
 from mergekit_perm.spec.recipes import DATA_RECIPES, DIVIDED, counted, recipe_table

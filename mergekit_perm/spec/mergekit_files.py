@@ -11,10 +11,10 @@ from typing import Any
 from mergekit_perm.errors import SpecError
 from mergekit_perm.mergekit import MERGEKIT_METHODS
 from mergekit_perm.spec.load import checked
+from mergekit_perm.spec.merge_models import MergeSpec
 from mergekit_perm.spec.mergekit_models import Model, read_model, unknown_key
 from mergekit_perm.spec.mergekit_parameters import Parameters, read_parameters
 from mergekit_perm.spec.methods import MERGEKIT_KEYS, REFUSED_KEYS
-from mergekit_perm.spec.models import MergeSpec
 from mergekit_perm.spec.network_names import network_names
 from mergekit_perm.spec.problems import found, guess, nearest, not_finite
 from mergekit_perm.spec.recipes import RECIPES

@@ -16,16 +16,14 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from mergekit_perm.spec.alignment import AlignField, AlignSpec, default_method
+from mergekit_perm.spec.merge_models import MergeSpec, MissingSpec, policies
 from mergekit_perm.spec.models import (
     EvaluateSpec,
     GateSpec,
-    MergeSpec,
-    MissingSpec,
     NetworkSpec,
     PruneSpec,
     Section,
     TrainSpec,
-    policies,
 )
 from mergekit_perm.spec.problems import guess
 from mergekit_perm.spec.run_spec import RunSpec

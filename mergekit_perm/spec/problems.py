@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mergekit_perm.errors import suggest
-from mergekit_perm.spec import models, sweep_models
+from mergekit_perm.spec import merge_models, models, sweep_models
 from mergekit_perm.spec.alignment import (
     ALIGNMENT_TAGS,
     ALIGNMENTS,
@@ -37,9 +37,9 @@ SECTIONS: Mapping[Keys, type[models.Section]] = {
     ("train",): models.TrainSpec,
     ("train", "augment"): models.AugmentSpec,
     ("align",): AlignSpec,  # and the options of its method
-    ("missing", "*"): models.MissingSpec,
-    ("merge", "*"): models.MergeSpec,
-    ("merge", "*", "parameters"): models.MergeParameters,
+    ("missing", "*"): merge_models.MissingSpec,
+    ("merge", "*"): merge_models.MergeSpec,
+    ("merge", "*", "parameters"): merge_models.MergeParameters,
     ("evaluate",): models.EvaluateSpec,
     ("evaluate", "simplex"): models.SimplexSpec,
     ("evaluate", "matrix"): models.MatrixSpec,
@@ -278,7 +278,9 @@ def _homes(key: str) -> list[str]:
         elif section is AlignSpec and methods:
             every = len(methods) == len(ALIGNMENTS)
             homes.append("align" if every else f"align with method {' or '.join(methods)}")
-        elif section is models.MergeParameters and any(key in r.options for r in RECIPES.values()):
+        elif section is merge_models.MergeParameters and any(
+            key in r.options for r in RECIPES.values()
+        ):
             homes.append("merge[].parameters")
     return homes
 

@@ -12,13 +12,11 @@ from pydantic import Field, JsonValue, PrivateAttr
 from mergekit_perm.merge.values import Rule
 from mergekit_perm.spec.alignment import JOINT, AlignField, AlignSpec, Looks
 from mergekit_perm.spec.fields import PRUNED, Name, Text
+from mergekit_perm.spec.merge_models import MergeSpec, Missing, MissingSpec
 from mergekit_perm.spec.models import (
     DataField,
     EvaluateSpec,
     GateSpec,
-    MergeSpec,
-    Missing,
-    MissingSpec,
     NetworkSpec,
     PruneSpec,
     Section,
