@@ -16,7 +16,8 @@ from typing import Any, Literal
 from mergekit_perm.errors import RunError, suggest
 from mergekit_perm.report import summaries
 from mergekit_perm.report.intervals import Mean, mean
-from mergekit_perm.report.model import Matrix, Report, plain
+from mergekit_perm.report.model import Matrix, Report
+from mergekit_perm.report.plain_data import plain
 from mergekit_perm.report.repeats import Repeats, same_seeds
 from mergekit_perm.report.summaries import Case
 

@@ -10,7 +10,8 @@ from typing import Any
 from mergekit_perm.errors import RunError, suggest
 from mergekit_perm.report import summaries
 from mergekit_perm.report.intervals import Mean, mean, mean_difference
-from mergekit_perm.report.model import Barrier, Report, plain
+from mergekit_perm.report.model import Barrier, Report
+from mergekit_perm.report.plain_data import plain
 from mergekit_perm.report.repeats import Repeats, each_alone, repeated, same_seeds
 from mergekit_perm.report.summaries import Case
 

@@ -7,8 +7,8 @@ import io
 
 from mergekit_perm.report.compare import ComparedMatrix, ComparedRow, Comparison
 from mergekit_perm.report.compare_terminal import column_words, spread_words
-from mergekit_perm.report.model import plain
 from mergekit_perm.report.numbers import number
+from mergekit_perm.report.plain_data import plain
 
 _COLUMNS = (
     "run", "method", "saw", "split", "metric", "calibration", "figure", "alignment", "n", "value",

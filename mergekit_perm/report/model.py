@@ -1,16 +1,13 @@
 """The report of a run as frozen data, and its JSON form.
 
-Numbers keep full precision; rounding happens where they are shown. JSON has no infinities, so they
-and NaN are written as the strings "inf", "-inf" and "nan".
+Numbers keep full precision; rounding happens where they are shown.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any, Literal
 
 from mergekit_perm.errors import RunError
 from mergekit_perm.files import write_text
+from mergekit_perm.report.plain_data import plain, read
 
 FORMAT = "perm-merge/report@1"
 FILE = "report.json"
@@ -351,7 +349,7 @@ class Report:
                 f"this report has the format {data['format']!r}, and this version of perm-merge "
                 f"reads {FORMAT!r}: run the spec again to make a new one"
             )
-        report: Report = _read(cls, data, "report")
+        report: Report = read(cls, data, "report")
         for place, barrier in enumerate(report.barriers):
             _check_points(barrier, f"report.barriers[{place}]")
         for place, matrix in enumerate(report.matrices):
@@ -380,67 +378,6 @@ class Report:
             raise RunError(f"{file}: {error}") from error
 
 
-def plain(value: Any) -> Any:
-    """Return `value` with tuples as lists and what JSON has no number for as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
-
-
-def _read(kind: Any, value: Any, place: str) -> Any:
-    """Return `value` as an instance of the annotation `kind`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _read_fields(kind, value, place)
-    if origin is Literal:
-        return _expect(value in arguments, value, place, " or ".join(map(repr, arguments)))
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _read(arguments[0], value, place)
-    if origin is tuple:
-        _expect(isinstance(value, list | tuple), value, place, "a list")
-        return tuple(_read(arguments[0], item, f"{place}[{i}]") for i, item in enumerate(value))
-    if origin is Mapping:
-        _expect(isinstance(value, Mapping), value, place, "a mapping")
-        return {key: _read(arguments[1], item, f"{place}.{key}") for key, item in value.items()}
-    if kind is float:
-        if value in ("inf", "-inf", "nan"):
-            return float(value)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return _float(_expect(number, value, place, "a number"), place)
-    matches = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    return _expect(matches, value, place, f"a value of type {getattr(kind, '__name__', kind)}")
-
-
-def _read_fields(kind: Any, value: Any, place: str) -> Any:
-    _expect(isinstance(value, Mapping), value, place, "a mapping")
-    hints = typing.get_type_hints(kind)
-    optional = {
-        each.name
-        for each in dataclasses.fields(kind)
-        if (each.default, each.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
-    }
-    missing = hints.keys() - value.keys() - optional
-    if missing:
-        raise RunError(f"{place}: '{sorted(missing)[0]}' is missing")
-    return kind(
-        **{
-            name: _read(hints[name], value[name], f"{place}.{name}")
-            for name in hints.keys() & value.keys()
-        }
-    )
-
-
-def _float(value: float, place: str) -> float:
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise RunError(f"{place}: expected a number of at most 1.8e308, found a larger") from error
-
-
 def _check_points(barrier: Barrier, place: str) -> None:
     """Refuse points whose excess cannot be computed, which would fail where it is shown."""
     n = len(barrier.networks)
@@ -461,9 +398,3 @@ def _check_shape(matrix: Matrix, place: str) -> None:
             f"{place}: expected {len(matrix.found_at)} rows and `naive`, each of "
             f"{len(matrix.applied_at)} barriers"
         )
-
-
-def _expect(good: bool, value: Any, place: str, wanted: str) -> Any:
-    if not good:
-        raise RunError(f"{place}: expected {wanted}, found {value!r}")
-    return value

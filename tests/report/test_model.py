@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_perm.errors import RunError
-from mergekit_perm.report.model import Metrics, Report, _read, plain
+from mergekit_perm.report.model import Metrics, Report
+from mergekit_perm.report.plain_data import plain, read
 
 Make = Callable[..., Report]
 
@@ -54,10 +55,10 @@ def test_the_keys_are_those_of_the_format(make_report: Make) -> None:
 @given(st.floats(), st.floats(), st.integers(0, 10**12))
 def test_every_number_keeps_full_precision(loss: float, error: float, n: int) -> None:
     data = json.loads(json.dumps(plain({"loss": loss, "error": error, "n": n}), allow_nan=False))
-    read = _read(Metrics, data, "here")
-    for found, given_value in ((read.loss, loss), (read.error, error)):
+    again = read(Metrics, data, "here")
+    for found, given_value in ((again.loss, loss), (again.error, error)):
         assert found == given_value or (math.isnan(found) and math.isnan(given_value))
-    assert read.n == n
+    assert again.n == n
 
 
 def test_infinite_values_survive(make_report: Make) -> None:
