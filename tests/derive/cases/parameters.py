@@ -137,7 +137,7 @@ CASES = {
                                      known="a sum of sums has symmetries that move nothing"),
     "constants taken apart": hidden("", lambda h: h * torch.cat(torch.arange(6).split(3)[::-1])),
     "constants that are drawn": hidden("", lambda h: h * torch.rand(6)),
-    "nothing yet": hidden("6", lambda h: h + 0 * torch.empty(6)),
+    "nothing yet": hidden("6", lambda h: h + 0 * torch.empty(6).nan_to_num()),
     "a number": hidden("6", lambda h: h * h.amax().item()),
     "a number as output": Case("6", VECTOR, lambda m, x: (m.z(h := m.a(x).sin()), h.amax().item()),
                                a=Linear(4, 6), z=Linear(6, 3)),
