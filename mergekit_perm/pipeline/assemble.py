@@ -16,6 +16,7 @@ from mergekit_perm import __version__, evaluate
 from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.evaluate import Barrier, Metrics
 from mergekit_perm.pipeline import missing
+from mergekit_perm.pipeline.checkpoint_pairs import checkpoint_barriers
 from mergekit_perm.pipeline.composition import compositions
 from mergekit_perm.pipeline.controls import controls
 from mergekit_perm.pipeline.folder import SPEC, RunFolder
@@ -35,7 +36,7 @@ Plain = dict[str, Any]
 
 def report(inputs: Inputs, results: Results, folder: RunFolder) -> Report:
     """Return the report of a run whose stages gave `results`, by stage name."""
-    barriers = _barriers(inputs, results)
+    barriers = [*_barriers(inputs, results), *checkpoint_barriers(inputs, results)]
     return Report.from_json(
         {
             "format": "perm-merge/report@1",

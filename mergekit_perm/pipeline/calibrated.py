@@ -40,7 +40,7 @@ def engine_of_merged(recipe: MergeSpec, alignment: str, calibration: str, shop: 
     of_layers, _, others = calibration.partition("+")
     if of_layers != "repair":
         return shop.engine_of(shop.read(file), calibration)
-    family = shop.family(alignment)
+    family = shop.merged_from(recipe, alignment)
     state, _ = _calibrate(recipe, of_layers, shop.read(file), family, None, shop)
     return shop.engine_of(state, others or "none")
 

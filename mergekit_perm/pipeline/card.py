@@ -9,12 +9,14 @@ from typing import Any
 from mergekit_perm import yaml_document
 from mergekit_perm.files import write_text
 from mergekit_perm.pipeline import assemble
-from mergekit_perm.pipeline.workshop import Result, Workshop, network_file
+from mergekit_perm.pipeline.workshop import Result, Workshop, file_named
 from mergekit_perm.report import Report, compare, to_markdown
 from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.report.summaries import calibration_words
 from mergekit_perm.spec import RunSpec, resolved
+from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.merge_models import MergeSpec
+from mergekit_perm.spec.sequences import end_of, split_name
 
 _HUB = "hf-hub:"
 
@@ -23,11 +25,17 @@ def write_card(recipe: MergeSpec, shop: Workshop) -> Result:
     """Write README.md beside a merged network, when all that it tells of is known."""
     inputs, spec = shop.inputs, shop.inputs.spec
     names = spec.merged_networks(recipe)
-    hashes = {name: shop.folder.sha256(f"networks/{name}", network_file(name)) for name in names}
+    hashes = {name: _sha256(name, shop) for name in names}
     report = assemble.report(inputs, shop.results, shop.folder)
     text = model_card(recipe, hashes, shop.config(), spec, report)
     write_text(shop.folder.path / card_file(recipe), text)
     return {}
+
+
+def _sha256(name: str, shop: Workshop) -> str:
+    network, step = shop.inputs.spec.checkpoint_named(name)
+    stage = "prune" if step is not None and step.startswith(PRUNED) else "networks"
+    return shop.folder.sha256(f"{stage}/{network}", file_named(shop.inputs.spec, name))
 
 
 def card_file(recipe: MergeSpec) -> str:
@@ -90,7 +98,8 @@ def _method(recipe: MergeSpec) -> str:
 
 def _on_hub(spec: RunSpec, names: Sequence[str]) -> list[str]:
     """Return the repositories that networks came from."""
-    found = (spec.networks[name].checkpoint or "" for name in names)
+    networks = dict.fromkeys(split_name(name)[0] for name in names)
+    found = (spec.networks[name].checkpoint or "" for name in networks)
     return [each.removeprefix(_HUB).partition("@")[0] for each in found if each.startswith(_HUB)]
 
 
@@ -119,10 +128,18 @@ def _calibration(recipe: MergeSpec, report: Report) -> str:
 
 
 def _origin(spec: RunSpec, name: str) -> str:
-    network = spec.networks[name]
+    own, step = spec.checkpoint_named(name)
+    network = spec.networks[own]
+    if network.checkpoints is not None:
+        file = spec.checkpoint_file(own, step or end_of(spec.steps_of(own)))
+        return f"checkpoint `{file.name}` of `{network.checkpoints}`"
     if network.train is None:
-        return f"checkpoint `{network.checkpoint or network.checkpoints}`"
-    return f"`{spec.architecture_of(name)}` trained from seed {network.train.seed}"
+        return f"checkpoint `{network.checkpoint}`"
+    trained = f"`{spec.architecture_of(own)}` trained from seed {network.train.seed}"
+    if step is None:
+        return trained
+    level = step.removeprefix(PRUNED)
+    return f"{trained}, at {'epoch' if level == step else 'level of pruning'} {level}"
 
 
 def _loading(config: Mapping[str, Any]) -> str:

@@ -104,7 +104,12 @@ def merge_key(inputs: Inputs, recipe: str) -> str:
     settings = next(r for r in inputs.spec.merge if r.name == recipe)
     family = family_key(inputs, alignment)
     options = settings.model_dump(mode="json", exclude={"calibrate", "calibrate_on"})
-    key = digest(VERSION, "merge", family, options, inputs.options)
+    checkpoints = [
+        network_key(inputs, *inputs.spec.checkpoint_named(name))
+        for name in inputs.spec.merged_networks(settings)
+        if name not in inputs.spec.networks
+    ]
+    key = digest(VERSION, "merge", family, options, inputs.options, *checkpoints)
     if settings.method in DATA_RECIPES and inputs.data is not None:
         key = digest(key, inputs.data.fingerprint, inputs.splits, inputs.device.type)
     if settings.calibrate == "none" or inputs.data is None:

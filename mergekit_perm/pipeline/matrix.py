@@ -21,7 +21,7 @@ from mergekit_perm.pipeline.keys import (
     permutations_key,
 )
 from mergekit_perm.pipeline.stage import Stage
-from mergekit_perm.pipeline.stages import plain_point, read_points
+from mergekit_perm.pipeline.stages import measure_kept, read_points
 from mergekit_perm.pipeline.workshop import Result, State, Workshop
 from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.models import MatrixSpec
@@ -152,15 +152,7 @@ def _measure(
     engine = shop.engine_for(
         (row, applied, calibration), partial(_placed, row, applied, shop), calibration
     )
-    measured = evaluate.measure_points(
-        engine,
-        points,
-        known=read_points(shop.folder.kept_points(name, key)),
-        keep=lambda point, found: shop.folder.keep_point(name, key, plain_point(point, found)),
-        progress=shop.progress,
-        task=task,
-    )
-    return {"points": [plain_point(*each) for each in zip(points, measured, strict=True)]}
+    return measure_kept(name, key, engine, points, task, shop)
 
 
 def _placed(row: str | None, applied: str, shop: Workshop) -> dict[str, State]:

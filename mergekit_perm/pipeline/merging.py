@@ -33,7 +33,8 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     """Merge networks by `recipe`; write weights, config and spec, and read the weights back."""
     # Made first: what is built for it is gone before weights are merged.
     config, folder = shop.config(), f"merged/{recipe.name}"
-    family = {name: _Given(state, recipe) for name, state in shop.family(alignment).items()}
+    states = shop.merged_from(recipe, alignment)
+    family = {name: _Given(state, recipe) for name, state in states.items()}
     merged, soup = _merged(recipe, family, shop)
     merged = _with_missing(recipe, merged, family, shop)
     merged, done = calibrated(recipe, merged, {n: dict(s) for n, s in family.items()}, shop)

@@ -12,6 +12,7 @@ import torch
 
 from mergekit_perm.errors import RunError
 from mergekit_perm.spec import RunSpec
+from mergekit_perm.spec.sequences import split_name
 from mergekit_perm.weighted import weighted_sum
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -19,7 +20,8 @@ Results = Mapping[str, Mapping[str, Any]]
 
 def absent_tensors(name: str, results: Results) -> list[str]:
     """Return the tensors that network `name` lacks, from the results of the stages."""
-    return list(results.get(f"networks/{name}", {}).get("absent", ()))
+    network, _ = split_name(name)
+    return list(results.get(f"networks/{network}", {}).get("absent", ()))
 
 
 def settled(
@@ -35,7 +37,7 @@ def settled(
     Args:
         tensor: its name.
         merged: what the recipe has made of it.
-        family: all networks of the run, as they are merged.
+        family: all networks of the run and those that are merged, as they are merged.
         names: of those that are merged.
         absent: by network the tensors that it lacks.
         spec: says what becomes of them.

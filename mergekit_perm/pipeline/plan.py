@@ -11,8 +11,17 @@ from typing import Any
 
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.derive import is_proven
-from mergekit_perm.pipeline import aligning, card, composition, controls, matrix, stages
+from mergekit_perm.pipeline import (
+    aligning,
+    card,
+    checkpoint_pairs,
+    composition,
+    controls,
+    matrix,
+    stages,
+)
 from mergekit_perm.pipeline.checkpoint_alignments import checkpoint_alignment_stages
+from mergekit_perm.pipeline.checkpoint_pairs import checkpoint_pair_stages
 from mergekit_perm.pipeline.composition import composition_stages
 from mergekit_perm.pipeline.controls import control_stages
 from mergekit_perm.pipeline.folder import RunFolder
@@ -45,6 +54,9 @@ from mergekit_perm.report.model import LOOKED_AT
 from mergekit_perm.spec import RunSpec
 from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.sequences import end_of
+
+# What measures mixtures of its own, besides those of the run's networks.
+_COUNTED = (matrix, composition, controls, checkpoint_pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,7 @@ def make_plan(spec: RunSpec, *, out: str | Path | None = None, device: str | Non
     folder = RunFolder(default_folder(spec) if out is None else Path(out))
     steps = tuple(Step(stage, _status(stage, inputs, folder)) for stage in list_stages(inputs))
     points = len(list(_all_points(inputs))) + _searched(inputs)
-    points += sum(each.count_points(inputs) for each in (matrix, composition, controls))
+    points += sum(each.count_points(inputs) for each in _COUNTED)
     return Plan(steps, peak_memory(inputs), points)
 
 
@@ -125,6 +137,7 @@ def list_stages(inputs: Inputs) -> list[Stage]:
         *_alignment_stages(inputs),
         *_merge_stages(inputs),
         *_evaluation_stages(inputs),
+        *checkpoint_pair_stages(inputs),
         *checkpoint_alignment_stages(inputs),
         *matrix_stages(inputs),
         *composition_stages(inputs),

@@ -11,6 +11,7 @@ from mergekit_perm.errors import RunError
 from mergekit_perm.pipeline.calibrated import engine_of_merged
 from mergekit_perm.pipeline.networks_cache import keep_cached, keep_network
 from mergekit_perm.pipeline.workshop import (
+    Engine,
     Result,
     State,
     Workshop,
@@ -107,17 +108,31 @@ def measure_points(
     task: str,
     shop: Workshop,
 ) -> Result:
-    """Measure mixtures of the family at `weights` (one number per network).
+    """Measure mixtures of the family at `weights` (one number per network)."""
+    networks = shop.results.get(evaluation_name(alignment, calibration, "networks"), {})
+    ends = read_points(networks.get("points", []))
+    engine = shop.engine(alignment, calibration)
+    return measure_kept(name, key, engine, weights, task, shop, ends)
+
+
+def measure_kept(
+    name: str,
+    key: str,
+    engine: Engine,
+    weights: Sequence[Weights],
+    task: str,
+    shop: Workshop,
+    ends: Mapping[Weights, dict[str, evaluate.Metrics]] | None = None,
+) -> Result:
+    """Measure mixtures of the networks of `engine` at `weights`; `ends` are known already.
 
     Every point is kept as soon as it is measured, so that a run that is killed goes on from there.
     """
-    known = shop.folder.kept_points(name, key)
-    networks = shop.results.get(evaluation_name(alignment, calibration, "networks"), {})
     measured = evaluate.measure_points(
-        shop.engine(alignment, calibration),
+        engine,
         weights,
-        known=read_points(known),
-        ends=read_points(networks.get("points", [])),
+        known=read_points(shop.folder.kept_points(name, key)),
+        ends=ends,
         keep=lambda point, found: shop.folder.keep_point(name, key, plain_point(point, found)),
         progress=shop.progress,
         task=task,

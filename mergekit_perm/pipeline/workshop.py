@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from mergekit_perm import checkpoints, evaluate, networks
+from mergekit_perm.alignment import Alignment
 from mergekit_perm.errors import RunError
 from mergekit_perm.pipeline.folder import RunFolder
 from mergekit_perm.pipeline.inputs import Inputs
 from mergekit_perm.progress import Progress
 from mergekit_perm.spec import RunSpec
+from mergekit_perm.spec.merge_models import MergeSpec
 from mergekit_perm.spec.sequences import end_of
 
 State = dict[str, torch.Tensor]
@@ -65,8 +67,30 @@ class Workshop:
 
     def family(self, alignment: str) -> dict[str, State]:
         """Return every network by name: as it was ("naive") or after alignment ("aligned")."""
-        place = {"naive": network_file, "aligned": aligned_file}[alignment]
-        return {name: self.read(place(name)) for name in self.inputs.spec.networks}
+        return self.named(self.inputs.spec.networks, alignment)
+
+    def named(self, names: Iterable[str], alignment: str) -> dict[str, State]:
+        """Return networks by name, and checkpoints as in ``a@5``.
+
+        They are as they were ("naive"), or ("aligned") permuted as their network was aligned.
+        """
+        return {name: self._placed(name, alignment) for name in names}
+
+    def merged_from(self, recipe: MergeSpec, alignment: str) -> dict[str, State]:
+        """Return every network by name, and the checkpoints that `recipe` merges besides."""
+        spec = self.inputs.spec
+        return self.named(dict.fromkeys([*spec.networks, *spec.merged_networks(recipe)]), alignment)
+
+    def _placed(self, full: str, alignment: str) -> State:
+        spec = self.inputs.spec
+        name, step = spec.checkpoint_named(full)
+        if step is None:
+            place = {"naive": network_file, "aligned": aligned_file}[alignment]
+            return self.read(place(name))
+        state = self.read(file_named(spec, full))
+        if alignment == "naive":
+            return state
+        return Alignment.load(self.folder.path / permutation_file(name)).apply(state)
 
     def checkpoints_of(self, step: str) -> dict[str, State]:
         """Return every network by name, as it was at `step` of its sequence."""
@@ -130,6 +154,12 @@ def network_file(name: str) -> str:
 def checkpoint_file(spec: RunSpec, name: str, step: str) -> str:
     """Return where the checkpoint `step` of network `name` is kept; its end is the network."""
     return network_file(name if step == end_of(spec.steps_of(name)) else f"{name}@{step}")
+
+
+def file_named(spec: RunSpec, full: str) -> str:
+    """Return where a network is kept, or a checkpoint of it as in ``a@5``."""
+    name, step = spec.checkpoint_named(full)
+    return network_file(name) if step is None else checkpoint_file(spec, name, step)
 
 
 def mask_file(name: str, step: str) -> str:

@@ -180,8 +180,10 @@ def _place(weights: Sequence[float]) -> tuple[float, float]:
 def _matrices(report: Report) -> Iterator[Figure]:
     for case, rows in _by_case(report):
         pairs = [row for row in rows if row.kind == "pair"]
-        if len({name for row in pairs for name in row.networks}) < 3:
+        paired = {name for row in pairs for name in row.networks}
+        if len(paired) < 3:
             continue
+        names = [*report.networks, *sorted(paired.difference(report.networks))]
         for alignment in ("naive", "aligned"):
             records = []
             for row in pairs:
@@ -196,7 +198,7 @@ def _matrices(report: Report) -> Iterator[Figure]:
                     f"Barriers of pairs, {alignment}",
                     case_words(case),
                     f"The highest {excess_words(case).lower()} on the path of every pair.",
-                    _matrix_chart(records, list(report.networks), case),
+                    _matrix_chart(records, names, case),
                     wide=False,
                 )
 

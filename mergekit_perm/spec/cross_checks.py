@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from mergekit_perm.spec.alignment import AlignSpec
 from mergekit_perm.spec.file_checks import file_problems
 from mergekit_perm.spec.merge_checks import merge_problems
 from mergekit_perm.spec.models import EvaluateSpec, GateSpec, NetworkTrain
+from mergekit_perm.spec.name_checks import name_problem, same_network, unknown_network
 from mergekit_perm.spec.parts import Parts
 from mergekit_perm.spec.problems import nearest
 from mergekit_perm.spec.run_spec import JOINT, chosen_pairs
@@ -18,11 +19,6 @@ from mergekit_perm.yaml_document import Keys, Problem
 def cross_problems(parts: Parts) -> list[Problem]:
     """Return every problem between the sections of a spec, each once."""
     return list(dict.fromkeys(problem for check in _CHECKS for problem in check(parts)))
-
-
-def _unknown(path: Keys, name: str, known: Sequence[str]) -> Problem:
-    hint = nearest(name, known) or f"networks here: {', '.join(known)}"
-    return Problem(path, f"no network '{name}'", hint)
 
 
 def _names(parts: Parts) -> Iterator[Problem]:
@@ -118,7 +114,7 @@ def _align(parts: Parts) -> Iterator[Problem]:
         return
     reference = parts.align.reference
     if reference not in (JOINT, *parts.names):
-        yield _unknown(("align", "reference"), reference, (JOINT, *parts.names))
+        yield unknown_network(("align", "reference"), reference, (JOINT, *parts.names))
     if parts.align.needs_data and "data" not in parts.given:
         yield _without_data(parts.align)
 
@@ -141,9 +137,9 @@ def _pairs(parts: Parts) -> Iterator[Problem]:
     seen: set[frozenset[str]] = set()
     for index, pair in enumerate(parts.evaluate.pairs):
         for place, name in enumerate(pair):
-            if name not in parts.names:
-                yield _unknown((*path, index, place), name, parts.names)
-        if pair[0] == pair[1]:
+            if problem := name_problem((*path, index, place), name, parts):
+                yield problem
+        if same_network(*pair, parts):
             yield Problem((*path, index), f"'{pair[0]}' is paired with itself")
         elif frozenset(pair) in seen:
             yield Problem((*path, index), f"the pair of {pair[0]} and {pair[1]} is listed twice")
@@ -166,7 +162,7 @@ def _evaluate(parts: Parts) -> Iterator[Problem]:
 def _missing(parts: Parts) -> Iterator[Problem]:
     for place, each in parts.missing.items():
         if each.network is not None and each.network not in parts.names:
-            yield _unknown(("missing", place, "network"), each.network, parts.names)
+            yield unknown_network(("missing", place, "network"), each.network, parts.names)
         if each.policy == "intersection" and "evaluate" in parts.given:
             message = "merged networks would lack tensors, so that they could not be measured"
             hint = "remove 'evaluate', or write policy: union"

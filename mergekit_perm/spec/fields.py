@@ -26,6 +26,7 @@ _TAGS = {
     str: "\0text",
     dict: "\0mapping",
     list: "\0list",
+    tuple: "\0list",  # as a model has it that is written out again
 }
 UNION_TAGS = frozenset(_TAGS.values())
 

@@ -10,6 +10,7 @@ from mergekit_perm.errors import MergeError
 from mergekit_perm.merge.options import Option, Table, without_effect
 from mergekit_perm.merge.values import NOTHING, Flaw, flaws
 from mergekit_perm.spec.merge_models import MergeSpec
+from mergekit_perm.spec.name_checks import name_problem, same_network, unknown_network
 from mergekit_perm.spec.parts import Parts
 from mergekit_perm.spec.problems import bool_hint, found, nearest, number_hint
 from mergekit_perm.spec.recipes import DATA_RECIPES, DIVIDED, counted, recipe_table
@@ -25,9 +26,7 @@ def merge_problems(parts: Parts) -> Iterator[Problem]:
         if first != index:
             message = f"the name '{merge.name}' is taken by merge[{first}]"
             yield Problem((*path, "name"), message, "choose another name")
-        for place, name in enumerate(merge.networks or ()):
-            if name not in parts.names:
-                yield _unknown((*path, "networks", place), name, parts.names)
+        yield from _networks((*path, "networks"), merge, parts)
         try:
             table = recipe_table(merge.method)
         except MergeError as error:
@@ -40,9 +39,15 @@ def merge_problems(parts: Parts) -> Iterator[Problem]:
         yield from _targets((*path, "parameters", "weight"), merge, parts)
 
 
-def _unknown(path: Keys, name: str, known: Sequence[str], *, key: bool = False) -> Problem:
-    hint = nearest(name, known) or f"networks here: {', '.join(known)}"
-    return Problem(path, f"no network '{name}'", hint, key=key)
+def _networks(path: Keys, merge: MergeSpec, parts: Parts) -> Iterator[Problem]:
+    names = merge.networks or ()
+    for place, name in enumerate(names):
+        if problem := name_problem((*path, place), name, parts):
+            yield problem
+        for other in names[:place]:
+            if same_network(name, other, parts):
+                message = f"'{name}' and '{other}' are the same network"
+                yield Problem((*path, place), message, "remove one of the two")
 
 
 def _base_model(path: Keys, merge: MergeSpec, table: Table, parts: Parts) -> Iterator[Problem]:
@@ -54,8 +59,8 @@ def _base_model(path: Keys, merge: MergeSpec, table: Table, parts: Parts) -> Ite
         message = f"{merge.method} has no base model: all its networks count alike"
         hint = "remove it; what networks are aligned to is align.reference"
         yield Problem((*path, "base_model"), message, hint, key=True)
-    elif merge.base_model not in parts.names:
-        yield _unknown((*path, "base_model"), merge.base_model, parts.names)
+    elif problem := name_problem((*path, "base_model"), merge.base_model, parts):
+        yield problem
 
 
 def _merged(merge: MergeSpec, parts: Parts) -> list[str]:
@@ -115,7 +120,8 @@ def _problem(
             return Problem(path, message, "remove it", key=True)
         if flaw.network in parts.names:
             return Problem(path, f"network '{flaw.network}' is not merged here", key=True)
-        return _unknown(path, flaw.network, _merged(merge, parts), key=True)
+        merged = _merged(merge, parts)
+        return unknown_network(path, flaw.network, merged, key=True)
     if flaw.value is NOTHING:
         return Problem(path, flaw.message, flaw.hint or None, key=flaw.key)
     hint = flaw.hint or _written(flaw.value, option)

@@ -31,7 +31,8 @@ class MergeSpec(Section):
         name: of the result; a folder is called so.
         method: the recipe, under mergekit's name.
         base_model: the network that task vectors start from, or slerp's t = 0; None is none.
-        networks: which to merge; None is all. The base model may be among them or not.
+        networks: which to merge, or checkpoints of sequences as in ``a@5``; None is all networks.
+            The base model may be among them or not.
         parameters: of the recipe, with every default.
         calibrate: what is re-estimated in the merged network, for good; see
             `mergekit_perm.evaluate.calibrate`. The targets of ``repair`` are those of the networks

@@ -264,7 +264,8 @@ class EvaluateSpec(Section):
         splits: of the data.
         points: on the path between two networks, both ends included.
         pairs: ``all``, ``none``, those with the reference (``spokes``), those without it
-            (``far_edges``), or a list; `RunSpec.pairs` resolves it.
+            (``far_edges``), or a list, of checkpoints too, as in ``[a@5, b]``; `RunSpec.pairs`
+            resolves it.
         simplex: the grid over all networks at once, or None.
         matrix: over the checkpoints of sequences, or None.
         composition: along paths of networks, or None.

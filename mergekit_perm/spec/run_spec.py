@@ -23,7 +23,15 @@ from mergekit_perm.spec.models import (
     TrainSpec,
 )
 from mergekit_perm.spec.paths import resolve_path
-from mergekit_perm.spec.sequences import end_of, epoch_in_name, sequence_files, steps_of
+from mergekit_perm.spec.sequences import (
+    END,
+    end_of,
+    epoch_in_name,
+    of_checkpoints,
+    sequence_files,
+    split_name,
+    steps_of,
+)
 from mergekit_perm.spec.sweep_models import SweepSpec
 
 __all__ = ["FORMAT", "JOINT", "RunSpec", "chosen_pairs"]
@@ -112,8 +120,18 @@ class RunSpec(Section):
         if steps == "all":
             return self.steps
         several = [steps] if isinstance(steps, str) else steps
-        named = (end_of(self.steps) if step == "end" else step for step in several)
+        named = (end_of(self.steps) if step == END else step for step in several)
         return tuple(dict.fromkeys(named))  # the end may be there by its epoch as well
+
+    def checkpoint_named(self, full: str) -> tuple[str, str | None]:
+        """Return the network, and which of its checkpoints, that a name such as ``a@5`` means.
+
+        The checkpoint is None where it is the network itself, by whichever name.
+        """
+        name, step = split_name(full)
+        if step is None or step == END or step == end_of(self.steps_of(name)):
+            return name, None
+        return name, step
 
     def chosen_levels(self, levels: str | Sequence[str]) -> tuple[str, ...]:
         """Return levels of pruning by name: of ``all``, of one, or of each."""
@@ -182,7 +200,16 @@ class RunSpec(Section):
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The pairs whose paths are evaluated; none without `evaluate`."""
+        """The pairs of networks whose paths are evaluated; none without `evaluate`."""
+        return tuple(pair for pair in self._all_pairs if not of_checkpoints(pair))
+
+    @property
+    def checkpoint_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs that are evaluated and name a checkpoint, as in ``a@5`` and ``b``."""
+        return tuple(filter(of_checkpoints, self._all_pairs))
+
+    @property
+    def _all_pairs(self) -> tuple[tuple[str, str], ...]:
         if self.evaluate is None:
             return ()
         return chosen_pairs(self.evaluate, tuple(self.networks), self.align)

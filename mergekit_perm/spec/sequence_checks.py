@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.parts import Parts
-from mergekit_perm.spec.sequences import steps_of
+from mergekit_perm.spec.sequences import of_checkpoints, steps_of
 from mergekit_perm.yaml_document import Keys, Problem
 
 
@@ -93,8 +93,10 @@ def _matrix(parts: Parts) -> Iterator[Problem]:
     if "align" not in parts.given:
         message = "a matrix is of permutations, and the spec has no 'align'"
         yield Problem(path, message, "add align: {}", key=True)
-    if parts.evaluate.pairs == "none":
-        yield Problem(path, "a matrix is of pairs, and evaluate has none", "remove pairs: none")
+    pairs = parts.evaluate.pairs
+    if pairs == "none" or (not isinstance(pairs, str) and all(map(of_checkpoints, pairs))):
+        message = "a matrix is of pairs of networks, and evaluate has none"
+        yield Problem(path, message, "write pairs: all")
 
 
 def _transport(parts: Parts) -> Iterator[Problem]:

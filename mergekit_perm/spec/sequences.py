@@ -7,12 +7,15 @@ how often they were pruned, as in ``a@prune3``.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.models import NetworkSpec, PruneSpec, TrainSpec
 from mergekit_perm.spec.paths import resolve_path
+
+END = "end"
+"""What the end of a training is called, whatever its epoch."""
 
 _ENDINGS = (".safetensors", ".pth.tar", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
@@ -39,6 +42,17 @@ def steps_of(
     epochs = sorted({*recipe.checkpoints, recipe.epochs})
     levels = [f"{PRUNED}{level}" for level in range(1, pruning.levels + 1)] if pruning else []
     return (*map(str, epochs), *levels) if recipe.checkpoints or levels else ()
+
+
+def split_name(full: str) -> tuple[str, str | None]:
+    """Return the network that a name such as ``a@5`` is of, and its checkpoint; None without."""
+    name, at, step = full.partition("@")
+    return name, step if at else None
+
+
+def of_checkpoints(names: Iterable[str]) -> bool:
+    """Tell whether one of `names` is that of a checkpoint, as in ``a@5``."""
+    return any(split_name(name)[1] is not None for name in names)
 
 
 def end_of(steps: Sequence[str]) -> str:

@@ -109,7 +109,11 @@ def test_files_without_epochs_are_refused(tmp_path: Path) -> None:
         ),
         (
             "align: {}\nevaluate: {matrix: {}, pairs: none}",
-            "evaluate.matrix: a matrix is of pairs, and evaluate has none",
+            "evaluate.matrix: a matrix is of pairs of networks, and evaluate has none",
+        ),
+        (
+            "align: {}\nevaluate: {matrix: {}, pairs: [[a@2, b]]}",
+            "evaluate.matrix: a matrix is of pairs of networks, and evaluate has none",
         ),
         (
             "evaluate: {matrix: {}}",
@@ -190,3 +194,59 @@ def test_pruning_needs_training(tmp_path: Path) -> None:
 def test_a_level_that_is_not_there() -> None:
     (line, *_) = refused(SEQUENCES + "prune: {levels: 2}\nalign: {at: prune3}\n")
     assert "align.at: no checkpoint 'prune3'" in line
+
+
+@pytest.mark.parametrize(
+    ("more", "message", "hint"),
+    [
+        (
+            "evaluate: {pairs: [[a@3, b]]}",
+            "evaluate.pairs[0][0]: network 'a' has no checkpoint '3'",
+            "there is 0, 2, 5, 9",
+        ),
+        ("evaluate: {pairs: [[aa@2, b]]}", "evaluate.pairs[0][0]: no network 'aa'", "'a'"),
+        ("evaluate: {pairs: [[a@9, a]]}", "evaluate.pairs[0]: 'a@9' is paired with itself", ""),
+        (
+            "merge: [{name: m, method: linear, networks: [a@2, a@7]}]",
+            "merge[0].networks[1]: network 'a' has no checkpoint '7'",
+            "there is 0, 2, 5, 9",
+        ),
+        (
+            "merge: [{name: m, method: linear, networks: [a@9, b, a@end]}]",
+            "merge[0].networks[2]: 'a@end' and 'a@9' are the same network",
+            "remove one",
+        ),
+        (
+            "merge: [{name: m, method: slerp, networks: [a], base_model: a@prune1,"
+            " parameters: {t: 0.5}}]",
+            "merge[0].base_model: network 'a' has no checkpoint 'prune1'",
+            "there is 0, 2, 5, 9",
+        ),
+        (
+            "merge: [{name: m, method: linear, networks: [a@2, b],"
+            " parameters: {weight: {a: 1, b: 2}}}]",
+            "merge[0].parameters.weight",
+            "",
+        ),
+        ("align: {reference: a@5}", "align.reference: no network 'a@5'", "joint, a, b"),
+    ],
+)
+def test_names_of_checkpoints_that_are_not_there(more: str, message: str, hint: str) -> None:
+    lines = refused(f"{SEQUENCES}{more}\n")
+    assert any(message in line for line in lines), lines
+    assert any(hint in line for line in lines), lines
+
+
+def test_a_single_checkpoint_has_no_others() -> None:
+    lines = refused(TRAINED + "evaluate: {pairs: [[a@5, b]]}\n")
+    assert "network 'a' is one checkpoint, and this asks for '5' of a sequence" in lines[0]
+    assert any("checkpoints: [0, 1, 2, 5, 10]" in line for line in lines)
+
+
+def test_names_of_checkpoints_mean_steps() -> None:
+    spec = loads(SEQUENCES + "evaluate: {pairs: [[a@2, b], [a, b], [b@0, b@end]]}\n")
+    assert spec.pairs == (("a", "b"),)
+    assert spec.checkpoint_pairs == (("a@2", "b"), ("b@0", "b@end"))
+    assert [spec.checkpoint_named(n) for n in ("a", "a@2", "a@9", "b@end")] == [
+        ("a", None), ("a", "2"), ("a", None), ("b", None),
+    ]  # fmt: skip
