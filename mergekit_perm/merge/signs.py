@@ -29,20 +29,16 @@ def agreeing_total(
             disjoint mean of the paper.
         votes: weights for the election alone; None takes `weights`.
     """
-    positive = total(vectors, votes or weights, normalize=False) >= 0
+    sign = total(vectors, votes or weights, normalize=False).ge_(0).mul_(2).sub_(1)
     result = torch.zeros_like(vectors[0])
     shares = torch.zeros_like(vectors[0])
     for vector, weight in zip(vectors, weights, strict=True):
         if weight:
-            scaled = vector * weight
-            mask = _agrees(scaled, positive).to(vector.dtype)  # a bool times a float is float32
-            result += scaled * mask
-            shares += mask * weight
-    if not normalize:
-        return result
-    # Weights of both signs may cancel; there the sum stays as it is.
-    return result / shares.where(shares.abs() > 1e-8, torch.ones_like(shares))
-
-
-def _agrees(vector: Tensor, positive: Tensor) -> Tensor:
-    return ((vector > 0) & positive) | ((vector < 0) & ~positive)
+            agreeing = torch.mul(vector, sign).mul_(weight).clamp_min_(0)
+            result += agreeing
+            shares.add_(agreeing > 0, alpha=weight)
+    result *= sign
+    if normalize:
+        # Weights of both signs may cancel; there the sum stays as it is.
+        result /= shares.masked_fill_(shares.abs() <= 1e-8, 1.0)
+    return result
