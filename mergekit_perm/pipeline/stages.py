@@ -75,20 +75,23 @@ def read_network(name: str, shop: Workshop) -> Result:
 
 def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: Workshop) -> Result:
     """Read one checkpoint into `file` of the folder, if it fits and is finite."""
-    spec = shop.inputs.spec
-    plain = checkpoints.plain_file(source, shop.inputs.shapes, folder=spec.folder)
+    spec, inputs = shop.inputs.spec, shop.inputs
+    plain = checkpoints.plain_file(source, inputs.shapes, folder=spec.folder, ties=shop.left_out)
     if plain is not None and ema is not True:
-        checkpoints.check_finite(checkpoints.map_state(plain), source=str(plain))
+        state = checkpoints.map_state(plain)
+        checkpoints.check_finite(state, source=str(plain))
+        checkpoints.check_tied(state, inputs.ties, source=str(plain))
         checkpoints.copy(plain, shop.folder.path / file)
         return {"origin": "checkpoint", "source": source, "key": None, "absent": []}
     found = checkpoints.load(source, ema=ema, folder=spec.folder)
     state, absent = checkpoints.adapted(
-        found.state,
-        shop.inputs.shapes,
+        checkpoints.completed(found.state, inputs.ties),
+        inputs.shapes,
         lambda tensor: spec.about_missing(tensor) is not None,
         source=found.source,
     )
     checkpoints.check_finite(state, source=found.source)
+    checkpoints.check_tied(state, inputs.ties, source=found.source)
     shop.write(file, state, source=source)
     return {"origin": "checkpoint", "source": source, "key": found.key, "absent": absent}
 

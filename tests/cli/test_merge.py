@@ -131,7 +131,7 @@ def test_barriers_are_measured_where_there_is_data(command: Command) -> None:
     assert done["report"] == json.loads(Path("out/report.json").read_text())
     assert {barrier["split"] for barrier in done["report"]["barriers"]} == {"train", "test"}
     assert done["merged"] == {"linear": "out/merged/linear"}
-    assert done["load"]["linear"].startswith("import timm, mergekit_perm.networks; ")
+    assert done["load"]["linear"].startswith("import timm; import mergekit_perm.networks; ")
     assert spec.load("out/merge.yaml").evaluate.points == 3  # type: ignore[union-attr]
 
 
@@ -362,7 +362,7 @@ def test_an_architecture_of_the_users_own(command: Command) -> None:
     line = out.splitlines()[-1].strip()
     found: dict[str, Any] = {}
     exec(line, found)
-    assert same(found["state"], load_file("out/merged/linear/model.safetensors"))
+    assert same(found["model"].state_dict(), load_file("out/merged/linear/model.safetensors"))
     # It says what it is, options without a default included.
     made, _ = planned(command, "local-dir:out/merged/linear", "b.safetensors", "--force")
     assert (made.architecture, made.options) == ("own_net:build", {"width": 5})
