@@ -9,6 +9,7 @@ from typing import Literal
 from mergekit_perm import checkpoints, evaluate, networks, train
 from mergekit_perm.errors import RunError
 from mergekit_perm.pipeline.calibrated import engine_of_merged
+from mergekit_perm.pipeline.fitting import fitted
 from mergekit_perm.pipeline.networks_cache import keep_cached, keep_network
 from mergekit_perm.pipeline.workshop import (
     Result,
@@ -84,12 +85,7 @@ def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: 
         checkpoints.copy(plain, shop.folder.path / file)
         return {"origin": "checkpoint", "source": source, "key": None, "absent": []}
     found = checkpoints.load(source, ema=ema, folder=spec.folder)
-    state, absent = checkpoints.adapted(
-        checkpoints.completed(found.state, inputs.ties),
-        inputs.shapes,
-        lambda tensor: spec.about_missing(tensor) is not None,
-        source=found.source,
-    )
+    state, absent = fitted(found.state, inputs, source=found.source)
     checkpoints.check_finite(state, source=found.source)
     checkpoints.check_tied(state, inputs.ties, source=found.source)
     shop.write(file, state, source=source)
