@@ -12,6 +12,7 @@ from mergekit_perm.checkpoints.references import (
     local_file,
     plain_file,
 )
+from mergekit_perm.checkpoints.tied import check_tied, completed, once, ties
 from mergekit_perm.checkpoints.writing import load_metadata, load_state, map_state, save
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "adapted",
     "bare_names",
     "check_finite",
+    "check_tied",
+    "completed",
     "content_sha256",
     "copy",
     "fit",
@@ -28,9 +31,11 @@ __all__ = [
     "load_state",
     "local_file",
     "map_state",
+    "once",
     "origin",
     "plain_file",
     "save",
     "shapes",
     "state_sha256",
+    "ties",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from mergekit_perm.checkpoints import reading
+from mergekit_perm.checkpoints import reading, tied
 from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.errors import CheckpointError, suggest
 
@@ -67,7 +67,7 @@ def load(
         CheckpointError: when there is no such file, it cannot be read safely, or holds no weights.
     """
     path, source = _located(reference, folder or Path())
-    key, state = _chosen(reading.read(path), ema, path)
+    key, state = _chosen(tied.read(path), ema, path)
     return Checkpoint(
         state=_own(_without_prefixes(state), path),
         source=source,
@@ -77,11 +77,16 @@ def load(
 
 
 def plain_file(
-    reference: str, shapes: Mapping[str, tuple[int, ...]], *, folder: Path
+    reference: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    folder: Path,
+    ties: Mapping[str, str] = {},
 ) -> Path | None:
     """Return the file of `reference` if it is the weights as they are, and can be copied whole.
 
-    That is a safetensors file with just the tensors that `shapes` says; None for any other.
+    That is a safetensors file with just the tensors that `shapes` says, each of which is there
+    once (see `ties`); None for any other.
 
     Raises:
         CheckpointError: as `load` does.
@@ -89,9 +94,10 @@ def plain_file(
     path = local_file(reference, folder=folder)
     if path is None or path.suffix != ".safetensors":
         return None
-    state = reading.read(path)
+    state = tied.read(path)
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return path if found == dict(shapes) else None
+    written_once = len(reading.read(path)) == len(shapes) - len(ties)
+    return path if found == dict(shapes) and written_once else None
 
 
 # ------------------------------------------------------------------------------------- locating

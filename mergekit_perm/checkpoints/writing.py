@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from mergekit_perm.checkpoints import reading
+from mergekit_perm.checkpoints import reading, tied
 from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.errors import CheckpointError
 from mergekit_perm.files import replacing
@@ -21,25 +21,32 @@ def save(
     state: Mapping[str, torch.Tensor],
     *,
     metadata: Mapping[str, str] = {},
+    ties: Mapping[str, str] = {},
 ) -> str:
     """Write `state` to `path` as safetensors in one step, and return the SHA-256 of the file.
 
-    The same tensors and metadata give the same bytes. Tensors that share memory are written once
-    each, as the format demands; inputs are left as they are.
+    The same tensors and metadata give the same bytes. Tensors that share memory are written
+    apart, as the format demands, but for those in `ties`; inputs are left as they are.
 
     Args:
         path: where to write; the folder is made when missing.
         state: tensors by name, on any device.
         metadata: text by name, for the header; ``format: pt`` is added, which readers expect.
+        ties: names that are left out, each with the name that stands for it, as the function
+            `ties` gives them; the header says so, as safetensors' `load_model` expects.
 
     Raises:
-        CheckpointError: for a tensor of a kind that safetensors cannot hold.
+        CheckpointError: for a tensor of a kind that safetensors cannot hold, or one that another
+            should stand for and does not equal.
     """
     path = Path(path)
-    header = {"format": "pt", **metadata}
+    tied.check_tied(state, ties, source=str(path))
+    written = tied.once(state, ties)
+    left_out = {name: ties[name] for name in state if name not in written}
+    header = {"format": "pt", **metadata, **left_out}
     with replacing(path) as temporary:
         try:
-            save_file(_separate(state), temporary, metadata=header)
+            save_file(_separate(written), temporary, metadata=header)
         except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as cause:
             raise CheckpointError(f"{path}: cannot be written as safetensors: {cause}") from cause
         _sort_header(temporary)
@@ -47,7 +54,7 @@ def save(
 
 
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file, in the order of their names.
+    """Return the tensors of a safetensors file, in the order of their names, tied ones by each.
 
     Raises:
         CheckpointError: when the file is missing or damaged.
@@ -59,12 +66,13 @@ def map_state(path: str | Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file as parts of the file, which is mapped into memory.
 
     They take no memory of their own until they are written to, which leaves the file as it is. The
-    file may be replaced or removed, but must not be written to, while they are in use.
+    file may be replaced or removed, but must not be written to, while they are in use. Tied tensors
+    are there under each name, and are one.
 
     Raises:
         CheckpointError: when the file is missing or damaged.
     """
-    state = reading.read(Path(path))
+    state = tied.read(Path(path))
     return {name: state[name] for name in sorted(state)}
 
 

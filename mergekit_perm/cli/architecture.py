@@ -158,10 +158,29 @@ def _with_classes(chosen: Architecture, reference: str, folder: Path) -> Archite
     except CheckpointError:  # the run says it better
         return chosen
     before, found = checkpoints.shapes(module)[weight], state.get(weight)
-    if found is None or tuple(found.shape[1:]) != before[1:] or len(found) == before[0]:
+    if found is None:
+        return _without_head(chosen, checkpoints.shapes(state), reference)
+    if tuple(found.shape[1:]) != before[1:] or len(found) == before[0]:
         return chosen
     said = f"--options num_classes={len(found)}, as {weight} of {reference} has so many rows"
     options = {**chosen.options, "num_classes": len(found)}
+    return Architecture(chosen.name, options, (*chosen.said, said))
+
+
+def _without_head(
+    chosen: Architecture, found: Mapping[str, tuple[int, ...]], reference: str
+) -> Architecture:
+    """Return `chosen` without a head, if that has the tensors that the checkpoint has."""
+    from mergekit_perm import checkpoints, networks
+
+    options = {**chosen.options, "num_classes": 0}
+    try:
+        shapes = checkpoints.shapes(networks.skeleton(chosen.name, options))
+    except NetworkError:  # one that needs a head
+        return chosen
+    if shapes != found:
+        return chosen
+    said = f"--options num_classes=0, as {reference} has no head"
     return Architecture(chosen.name, options, (*chosen.said, said))
 
 

@@ -218,11 +218,7 @@ def _text(data: Mapping[str, Any], arguments: Sequence[str], out: Path) -> str:
 
 def _loading(folder: Path) -> str:
     """Return Python that loads the network in `folder`, in one line."""
+    from mergekit_perm.pipeline.loading import loading
+
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "pretrained_cfg" not in config:  # timm cannot build an architecture of the user's own
-        file = str(folder / "model.safetensors")
-        return f"import safetensors.torch; state = safetensors.torch.load_file({file!r})"
-    place = f"local-dir:{folder}"
-    built_in = config["architecture"] in ("mlp", "vgg", "resnet_cifar")
-    registered = ", mergekit_perm.networks" if built_in else ""
-    return f"import timm{registered}; model = timm.create_model({place!r}, pretrained=True)"
+    return "; ".join(loading(config, str(folder)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from mergekit_perm.checkpoints import completed, ties
 from mergekit_perm.errors import MergeError
 from mergekit_perm.merge.given import checked
 from mergekit_perm.progress import Progress, silent
@@ -74,6 +75,8 @@ def fisher(
     summed = sum(weights.values())
     factors = [weights[network] / summed for network in states]
     family = list(states.values())
+    tied = ties(model)
+    total, shares = completed(total, tied), completed(shares, tied)
     return {
         name: (total[name] / shares[name]).to(family[0][name])
         if name in total

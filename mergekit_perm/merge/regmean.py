@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mergekit_perm.checkpoints import completed, ties
 from mergekit_perm.errors import MergeError
 from mergekit_perm.merge.given import checked
 from mergekit_perm.progress import Progress, silent
@@ -81,7 +82,8 @@ def regmean(
     progress("measuring layers' inputs", len(states), len(states))
     summed = sum(weights.values())
     factors = [weights[network] / summed for network in states]
-    family = list(states.values())
+    family, tied = list(states.values()), ties(model)
+    grams, products = completed(grams, tied), completed(products, tied)
     return {
         name: _rows(torch.linalg.solve(grams[name], products[name])).reshape(like.shape).to(like)
         if name in grams
@@ -103,7 +105,8 @@ def input_grams(
         seed: of those that are drawn.
 
     Returns:
-        Float64 of shape (groups, inputs, inputs); a layer that is not used is left out.
+        Float64 of shape (groups, inputs, inputs); a layer that is not used is left out. Layers
+        with one weight are one, by the name that stands for it (see `checkpoints.ties`).
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(split), generator=generator)[:count]
@@ -117,8 +120,14 @@ def input_grams(
 @contextmanager
 def _collecting(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     found: dict[str, torch.Tensor] = {}
+    tied = ties(model)
+
+    def weight(name: str) -> str:
+        own = f"{name}.weight" if name else "weight"
+        return tied.get(own, own)
+
     hooks = [
-        layer.register_forward_pre_hook(_adding(f"{name}.weight" if name else "weight", found))
+        layer.register_forward_pre_hook(_adding(weight(name), found))
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d)
     ]

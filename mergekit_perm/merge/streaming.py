@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergekit_perm.checkpoints import completed, once
 from mergekit_perm.errors import MergeError
 from mergekit_perm.merge import buffers
 from mergekit_perm.merge.linear import linear
@@ -19,7 +20,12 @@ from mergekit_perm.weighted import mismatch
 
 
 def merge(
-    states: States, *, method: str, base_model: str | None = None, **parameters: Any
+    states: States,
+    *,
+    method: str,
+    base_model: str | None = None,
+    ties: Mapping[str, str] = {},
+    **parameters: Any,
 ) -> dict[str, Tensor]:
     """Return one state dict merged from `states` by a recipe of `RECIPES`.
 
@@ -31,6 +37,8 @@ def merge(
             will do: tensors are read once each, network by network and name by name.
         method: a mergekit id, such as ``"ties"``, or a recipe of another distribution.
         base_model: the network that task vectors start from, or slerp's t = 0.
+        ties: names of tensors that have another name as well, which stands for them: options and
+            random numbers are those of that name (`checkpoints.ties` of a module gives them).
         parameters: the recipe's own options. A number, or filters such as
             ``[{"filter": "glob:layer4*", "value": 0.3}, {"value": 0.5}]`` (a part of tensor names,
             ``glob:``, ``regex:``; the first that matches counts), or a gradient, a list of numbers
@@ -41,17 +49,27 @@ def merge(
         MergeError: unknown method, or anything that does not fit, before a tensor is read; or
             networks whose tensors differ in shape.
     """
-    return dict(merge_tensors(states, method=method, base_model=base_model, **parameters))
+    pairs = merge_tensors(states, method=method, base_model=base_model, ties=ties, **parameters)
+    return completed(dict(pairs), ties)
 
 
 def merge_tensors(
-    states: States, *, method: str, base_model: str | None = None, **parameters: Any
+    states: States,
+    *,
+    method: str,
+    base_model: str | None = None,
+    ties: Mapping[str, str] = {},
+    **parameters: Any,
 ) -> Iterator[tuple[str, Tensor]]:
     """Return what `merge` does as pairs (name, tensor), made one after another.
 
-    Everything but shapes is checked in this call, before the first pair is asked for.
+    Names that others stand for are left out. Everything but shapes is checked in this call, before
+    the first pair is asked for.
     """
-    plan = planned(states, method, base_model, parameters)
+    names: dict[str, Any] = {
+        network: once(dict.fromkeys(state.keys()), ties) for network, state in states.items()
+    }
+    plan = planned(names, method, base_model, parameters)
     _try_out(plan)
     return ((tensor, _merged(plan, tensor, states)) for tensor in plan.depths)
 

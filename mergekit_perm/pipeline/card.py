@@ -9,6 +9,7 @@ from typing import Any
 from mergekit_perm import yaml_document
 from mergekit_perm.files import write_text
 from mergekit_perm.pipeline import assemble
+from mergekit_perm.pipeline.loading import loading
 from mergekit_perm.pipeline.workshop import Result, Workshop, file_named
 from mergekit_perm.report import Report, compare, to_markdown
 from mergekit_perm.report.model import LOOKED_AT
@@ -65,6 +66,7 @@ def model_card(
     parents = "\n".join(
         f"- `{name}`: {_origin(spec, name)}, SHA-256 `{sha256}`" for name, sha256 in hashes.items()
     )
+    lines = "\n".join(loading(config))
     return f"""---
 {yaml_document.dump(front)}---
 # {spec.name}: {recipe.name}
@@ -80,7 +82,7 @@ def model_card(
 ## How to Load
 
 ```python
-{_loading(config)}
+{lines}
 ```
 {_measured(report)}
 ## Configuration
@@ -140,17 +142,3 @@ def _origin(spec: RunSpec, name: str) -> str:
         return trained
     level = step.removeprefix(PRUNED)
     return f"{trained}, at {'epoch' if level == step else 'level of pruning'} {level}"
-
-
-def _loading(config: Mapping[str, Any]) -> str:
-    """Return Python that loads the network, run in its folder."""
-    if "pretrained_cfg" not in config:  # timm cannot build an architecture of the user's own
-        return (
-            'from safetensors.torch import load_file\nstate_dict = load_file("model.safetensors")'
-        )
-    lines = ["import timm"]
-    if config["architecture"] in ("mlp", "vgg", "resnet_cifar"):
-        lines.append("import mergekit_perm.networks  # registers the architecture")
-    return "\n".join(
-        [*lines, 'model = timm.create_model("local-dir:.", pretrained=True)  # this folder']
-    )

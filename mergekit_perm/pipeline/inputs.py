@@ -37,6 +37,7 @@ class Inputs:
         options: with which options.
         code: a hash of the user's own code behind the architecture; "" for timm and built-ins.
         shapes: the tensors of every network of the run, and their shapes.
+        ties: of these, names of tensors that have another name as well, which stands for them.
         parameters: how many trainable numbers a network has.
         has_batch_norm: whether re-estimating BatchNorm statistics changes anything.
         data: the data set, when something is trained or evaluated, or alignment looks at it.
@@ -51,6 +52,7 @@ class Inputs:
     options: Mapping[str, Any]
     code: str
     shapes: Mapping[str, Shape]
+    ties: Mapping[str, str]
     parameters: int
     has_batch_norm: bool
     data: Data | None
@@ -83,12 +85,13 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
     first = next(iter(spec.networks))
     architecture, options = spec.architecture_of(first), spec.options_of(first)
     module = networks.build(architecture, options, seed=0)
-    shapes = checkpoints.shapes(module)
+    shapes, ties = checkpoints.shapes(module), checkpoints.ties(module)
     _check_architectures(spec, shapes)
+    _check_missing(spec, ties)
     for name in spec.networks:
         if (pruning := spec.pruning(name)) is not None:
             train.prunable(module, pruning.exclude)
-    _check_recipes(spec, list(shapes))
+    _check_recipes(spec, [name for name in shapes if name not in ties])
     chosen = device or (spec.evaluate.device if spec.evaluate else "auto")
     found = _data(spec, module, options)
     if found is not None:
@@ -99,6 +102,7 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
         options=options,
         code=networks.code_of(architecture, module),
         shapes=shapes,
+        ties=ties,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         has_batch_norm=evaluate.has_batch_norm(module),
         data=found,
@@ -118,6 +122,16 @@ def _check_recipes(spec: RunSpec, tensors: Sequence[str]) -> None:
                 method=recipe.method,
                 base_model=recipe.base_model,
                 **recipe.parameters.model_dump(),
+            )
+
+
+def _check_missing(spec: RunSpec, ties: Mapping[str, str]) -> None:
+    """What networks may lack cannot be one name of a tensor and not the other."""
+    for name, kept in ties.items():
+        if spec.about_missing(name) != spec.about_missing(kept):
+            raise RunError(
+                f"missing: {name} and {kept} are one tensor in the network, and a filter is about "
+                "one of these names only; write one that is about both"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mergekit_perm import merge, networks
+from mergekit_perm import checkpoints, merge, networks
 from mergekit_perm.errors import RunError
 from mergekit_perm.files import write_text
 from mergekit_perm.merge.fisher import fisher
@@ -37,6 +37,7 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     family = {name: _Given(state, recipe) for name, state in states.items()}
     merged, soup = _merged(recipe, family, shop)
     merged = _with_missing(recipe, merged, family, shop)
+    merged = checkpoints.completed(merged, shop.inputs.ties)
     merged, done = calibrated(recipe, merged, {n: dict(s) for n, s in family.items()}, shop)
     merged = {name: _as_asked(tensor, recipe) for name, tensor in merged.items()}
     file = f"{folder}/model.safetensors"
@@ -82,6 +83,7 @@ def _merged(
         {name: family[name] for name in names},
         method=recipe.method,
         base_model=recipe.base_model,
+        ties=shop.inputs.ties,
         **recipe.parameters.model_dump(),
     )
     return dict(merged), {}

@@ -9,6 +9,7 @@ from typing import Literal
 from mergekit_perm import checkpoints, evaluate, networks, train
 from mergekit_perm.errors import RunError
 from mergekit_perm.pipeline.calibrated import engine_of_merged
+from mergekit_perm.pipeline.fitting import fitted
 from mergekit_perm.pipeline.networks_cache import keep_cached, keep_network
 from mergekit_perm.pipeline.workshop import (
     Engine,
@@ -76,20 +77,18 @@ def read_network(name: str, shop: Workshop) -> Result:
 
 def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: Workshop) -> Result:
     """Read one checkpoint into `file` of the folder, if it fits and is finite."""
-    spec = shop.inputs.spec
-    plain = checkpoints.plain_file(source, shop.inputs.shapes, folder=spec.folder)
+    spec, inputs = shop.inputs.spec, shop.inputs
+    plain = checkpoints.plain_file(source, inputs.shapes, folder=spec.folder, ties=shop.left_out)
     if plain is not None and ema is not True:
-        checkpoints.check_finite(checkpoints.map_state(plain), source=str(plain))
+        state = checkpoints.map_state(plain)
+        checkpoints.check_finite(state, source=str(plain))
+        checkpoints.check_tied(state, inputs.ties, source=str(plain))
         checkpoints.copy(plain, shop.folder.path / file)
         return {"origin": "checkpoint", "source": source, "key": None, "absent": []}
     found = checkpoints.load(source, ema=ema, folder=spec.folder)
-    state, absent = checkpoints.adapted(
-        found.state,
-        shop.inputs.shapes,
-        lambda tensor: spec.about_missing(tensor) is not None,
-        source=found.source,
-    )
+    state, absent = fitted(found.state, inputs, source=found.source)
     checkpoints.check_finite(state, source=found.source)
+    checkpoints.check_tied(state, inputs.ties, source=found.source)
     shop.write(file, state, source=source)
     return {"origin": "checkpoint", "source": source, "key": found.key, "absent": absent}
 

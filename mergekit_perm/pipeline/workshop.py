@@ -43,13 +43,24 @@ class Workshop:
     _config: dict[str, Any] | None = None
     _engine: tuple[Hashable, Engine] | None = None
 
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """The names that files leave out, each with the name that stands for it.
+
+        None of timm's: of its networks CoaT has layers under several names, and timm loads what has
+        all of them, whereas safetensors' `load_model` takes what has one.
+        """
+        inputs = self.inputs
+        return inputs.ties if networks.is_function(inputs.architecture) else {}
+
     def read(self, file: str) -> State:
         """Return the weights in `file` of the folder, mapped into memory."""
         return checkpoints.map_state(self.folder.path / file)
 
     def write(self, file: str, state: State, **metadata: str) -> None:
-        """Write `state` to `file` of the folder."""
-        checkpoints.save(self.folder.path / file, state, metadata=metadata)
+        """Write `state` to `file` of the folder, tied tensors as `left_out` says."""
+        path = self.folder.path / file
+        checkpoints.save(path, state, metadata=metadata, ties=self.left_out)
 
     def module(self) -> nn.Module:
         """Return the one module that every network is evaluated in; its weights are anyone's."""

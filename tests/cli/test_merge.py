@@ -131,7 +131,7 @@ def test_barriers_are_measured_where_there_is_data(command: Command) -> None:
     assert done["report"] == json.loads(Path("out/report.json").read_text())
     assert {barrier["split"] for barrier in done["report"]["barriers"]} == {"train", "test"}
     assert done["merged"] == {"linear": "out/merged/linear"}
-    assert done["load"]["linear"].startswith("import timm, mergekit_perm.networks; ")
+    assert done["load"]["linear"].startswith("import timm; import mergekit_perm.networks; ")
     assert spec.load("out/merge.yaml").evaluate.points == 3  # type: ignore[union-attr]
 
 
@@ -362,7 +362,7 @@ def test_an_architecture_of_the_users_own(command: Command) -> None:
     line = out.splitlines()[-1].strip()
     found: dict[str, Any] = {}
     exec(line, found)
-    assert same(found["state"], load_file("out/merged/linear/model.safetensors"))
+    assert same(found["model"].state_dict(), load_file("out/merged/linear/model.safetensors"))
     # It says what it is, options without a default included.
     made, _ = planned(command, "local-dir:out/merged/linear", "b.safetensors", "--force")
     assert (made.architecture, made.options) == ("own_net:build", {"width": 5})
@@ -490,3 +490,28 @@ def test_a_folder_that_cannot_be_written(command: Command) -> None:
     code, _, err = command("merge", "a.safetensors", "b.safetensors", *MLP, "-o", "file/out")
     assert code == 3
     assert err.startswith(f"{Path('file/out')}: cannot be written: ")
+
+
+def test_networks_without_a_head_and_of_features_alone(command: Command) -> None:
+    for kind, options in (("bare", {"num_classes": 0}), ("cut", {"features_only": True})):
+        for seed in range(2):
+            state = dict(network("convnext_atto", options, seed).state_dict())
+            save_file(state, f"{kind}{seed}.safetensors")
+    arguments = ["--architecture", "convnext_atto", "--no-align", "-o"]
+    code, _, err = command("merge", "bare0.safetensors", "bare1.safetensors", *arguments, "bare")
+    assert code == 0
+    assert "Taken: --options num_classes=0, as bare0.safetensors has no head\n" in err
+    assert spec.load("bare/merge.yaml").options == {"num_classes": 0}
+    cut = ("cut0.safetensors", "cut1.safetensors", "--options", "features_only=true")
+    code, out, _ = command("merge", *cut, *arguments, "cut")
+    assert code == 0
+    found: dict[str, Any] = {}
+    exec(out.splitlines()[-1].strip(), found)
+    merged = load_file("cut/merged/linear/model.safetensors")
+    assert same(dict(found["model"].state_dict()), merged)
+    # Which the folder says of itself.
+    made, _ = planned(command, "local-dir:cut/merged/linear", "cut1.safetensors", "--force")
+    assert made.options["features_only"] is True
+    # Neither is taken for the other, nor for a network with a head.
+    code, _, err = command("merge", *cut[:2], *arguments, "none")
+    assert code == 3 and "is it of another architecture?" in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator, KeysView
+from typing import Any
 
 import pytest
 import torch
@@ -78,3 +79,19 @@ def test_complex_numbers_are_pairs() -> None:
     states = {n: {"w": torch.tensor([v])} for n, v in (("a", 1 + 2j), ("b", 3 - 2j), ("o", 0j))}
     merged = merge(states, method="ties", base_model="o")["w"]
     assert merged.dtype == torch.complex64 and merged.tolist() == [2 + 2j]
+
+
+@pytest.mark.parametrize("method", ["dare_ties", "della"])
+def test_a_tensor_of_two_names_is_merged_once(method: str) -> None:
+    states = {}
+    for seed, network in enumerate("abc"):
+        tensor = torch.randn(20, generator=torch.Generator().manual_seed(seed))
+        states[network] = {"z": tensor, "a": tensor.clone(), "own": tensor + 1}
+    given: dict[str, Any] = {"method": method, "base_model": "a", "density": 0.5}
+    apart, tied = merge(states, **given), merge(states, ties={"z": "a"}, **given)
+    assert not torch.equal(apart["a"], apart["z"])
+    assert tied["z"] is tied["a"] and torch.equal(tied["a"], apart["a"])
+    assert torch.equal(tied["own"], apart["own"])
+    given["weight"] = [{"filter": "z", "value": 0.5}, {"value": 1.0}]
+    with pytest.raises(MergeError, match="'z'"):
+        merge(states, ties={"z": "a"}, **given)

@@ -78,7 +78,7 @@ def test_a_proof_does_not_outlive_the_code_that_it_was_about(own: Callable[[str]
 def test_the_card_of_an_own_network_does_not_promise_timm(own: Callable[[str], RunSpec]) -> None:
     pipeline.run(own(""))
     card = Path("out/small/merged/mean/README.md").read_text()
-    assert "load_file" in card and "create_model" not in card
+    assert "load_model" in card and "create_model" not in card
 
 
 def test_an_exception_in_the_users_code_ends_with_the_code_of_a_failed_run(
