@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from mergekit_perm.permutation import Indices
 
@@ -44,6 +43,8 @@ def assign(similarity: Similarity) -> Indices:
     if len(cost) >= _MANY and np.mean(cost.diagonal() > 0) > _FAR:
         cost += _prices(cost)
         cost -= cost.min(axis=1, keepdims=True)
+    from scipy.optimize import linear_sum_assignment  # which takes long to load
+
     _, columns = linear_sum_assignment(cost)
     return np.asarray(columns, dtype=np.int64)
 

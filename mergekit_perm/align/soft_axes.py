@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mergekit_perm import action
 from mergekit_perm.axes import (
@@ -181,6 +179,9 @@ def _orbits(axis: Axis, groups: Groups) -> list[Indices]:
     ]
     ends = np.concatenate([np.arange(0), *steps])
     starts = np.tile(np.arange(length), len(steps))
+    from scipy.sparse import coo_array  # which take long to load
+    from scipy.sparse.csgraph import connected_components
+
     edges = coo_array((np.ones(len(ends)), (starts, ends)), shape=(length, length))
     count, label = connected_components(edges, directed=False)
     order = np.argsort(label, kind="stable")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mergekit_perm.checkpoints.checking import adapted, check_finite, fit, shapes, state_sha256
-from mergekit_perm.checkpoints.hashes import content_sha256, copy
+from mergekit_perm.checkpoints.hashes import content_sha256, copy, link
 from mergekit_perm.checkpoints.origin import Origin, origin
 from mergekit_perm.checkpoints.references import (
     Checkpoint,
@@ -26,6 +26,7 @@ __all__ = [
     "content_sha256",
     "copy",
     "fit",
+    "link",
     "load",
     "load_metadata",
     "load_state",

@@ -1,8 +1,11 @@
-"""Hashes of large files, each computed once while the file stays as it is; and copies of files."""
+"""Hashes of large files, each computed once while the file stays as it is; and links to files."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mergekit_perm.files import file_sha256, replacing
@@ -19,6 +22,24 @@ def content_sha256(path: Path) -> str:
     if key not in _KNOWN:
         _KNOWN[key] = file_sha256(path)
     return _KNOWN[key]
+
+
+def content_sha256s(paths: Sequence[Path]) -> list[str]:
+    """Return the hashes of `paths`, several of which are read at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(content_sha256, paths))
+
+
+def link(source: Path, path: Path) -> None:
+    """Make `path` a symbolic link to file `source` in one step; a copy where there are no links."""
+    # Relative, so that a folder with both may be moved as a whole.
+    target = os.path.relpath(source.resolve(), path.parent.resolve())
+    try:
+        with replacing(path) as temporary:
+            temporary.unlink()
+            temporary.symlink_to(target)
+    except OSError:
+        copy(source, path)
 
 
 def copy(source: Path, path: Path) -> None:

@@ -83,7 +83,7 @@ def plain_file(
     folder: Path,
     ties: Mapping[str, str] = {},
 ) -> Path | None:
-    """Return the file of `reference` if it is the weights as they are, and can be copied whole.
+    """Return the file of `reference` if it is the weights as they are, and can be used as it is.
 
     That is a safetensors file with just the tensors that `shapes` says, each of which is there
     once (see `ties`); None for any other.

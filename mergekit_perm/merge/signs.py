@@ -36,7 +36,7 @@ def agreeing_total(
         if weight:
             agreeing = torch.mul(vector, sign).mul_(weight).clamp_min_(0)
             result += agreeing
-            shares.add_(agreeing > 0, alpha=weight)
+            shares.add_(agreeing.sign_(), alpha=weight)
     result *= sign
     if normalize:
         # Weights of both signs may cancel; there the sum stays as it is.

@@ -33,7 +33,7 @@ def keep_middle(vector: Tensor, density: float, gamma: float) -> Tensor:
     mask = largest(sizes, dropped_top + kept)
     if dropped_top:
         mask &= ~largest(sizes, dropped_top)
-    return vector * mask.view(vector.shape)
+    return mask.view(vector.shape).to(vector.dtype).mul_(vector)
 
 
 def largest(numbers: Tensor, count: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ def _merged(plan: Plan, name: str, states: States) -> Tensor:
         return buffers.copied(tensors, base, options)
     if plan.recipe.function is linear and not buffers.is_statistic(name):
         return _call(plan, name, tensors, None, options)  # sums are taken wide there
-    wide = [_wide(tensor) for tensor in tensors]
+    wide = _Wide(tensors)
     wide_base = None if base is None else _wide(base)
     if buffers.is_statistic(name):
         result = buffers.merged_statistic(wide, wide_base, options)
@@ -178,6 +178,26 @@ def _generator(seed: int, network: str, tensor: str) -> torch.Generator:
     content = "\0".join((str(seed), network, tensor)).encode()
     number = int.from_bytes(hashlib.sha256(content).digest()[:7], "big")
     return torch.Generator().manual_seed(number)
+
+
+class _Wide(Sequence[Tensor]):
+    """Tensors in the dtype that sums are taken in, each made when it is asked for."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tensors
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        found = self._tensors[index]
+        return _wide(found) if isinstance(found, Tensor) else _Wide(found)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mergekit_perm import checkpoints, data, derive, evaluate, merge, networks, train
-from mergekit_perm.checkpoints.hashes import content_sha256
+from mergekit_perm.checkpoints.hashes import content_sha256s
 from mergekit_perm.data import Data
 from mergekit_perm.derive import Found
 from mergekit_perm.errors import RunError
@@ -39,6 +40,7 @@ class Inputs:
         shapes: the tensors of every network of the run, and their shapes.
         ties: of these, names of tensors that have another name as well, which stands for them.
         parameters: how many trainable numbers a network has.
+        config: what timm reads beside merged weights.
         has_batch_norm: whether re-estimating BatchNorm statistics changes anything.
         data: the data set, when something is trained or evaluated, or alignment looks at it.
         permutations: the permutation spec, when something is aligned.
@@ -54,6 +56,7 @@ class Inputs:
     shapes: Mapping[str, Shape]
     ties: Mapping[str, str]
     parameters: int
+    config: Mapping[str, Any]
     has_batch_norm: bool
     data: Data | None
     permutations: Found | None
@@ -84,7 +87,7 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
     """
     first = next(iter(spec.networks))
     architecture, options = spec.architecture_of(first), spec.options_of(first)
-    module = networks.build(architecture, options, seed=0)
+    module = _module(spec, architecture, options)
     shapes, ties = checkpoints.shapes(module), checkpoints.ties(module)
     _check_architectures(spec, shapes)
     _check_missing(spec, ties)
@@ -95,7 +98,8 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
     chosen = device or (spec.evaluate.device if spec.evaluate else "auto")
     found = _data(spec, module, options)
     if found is not None:
-        _check_runs(architecture, module, found)
+        outputs = _check_runs(architecture, module, found)
+        _check_classifies(spec, architecture, module, outputs)
     return Inputs(
         spec=spec,
         architecture=architecture,
@@ -104,12 +108,22 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
         shapes=shapes,
         ties=ties,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        config=networks.model_config(architecture, options, module),
         has_batch_norm=evaluate.has_batch_norm(module),
         data=found,
         permutations=_permutations(spec, module, shapes),
         devices=tuple(map(evaluate.device, chosen.split(","))),
         checkpoint_hashes=_checkpoint_hashes(spec),
     )
+
+
+def _module(spec: RunSpec, architecture: str, options: Mapping[str, Any]) -> torch.nn.Module:
+    """Return the network, without memory for its weights where it is only looked at."""
+    # Options about weights may say as well how images are prepared.
+    plain = networks.without_weight_options(options) == dict(options)
+    if plain and (spec.data is None or not _splits(spec)):
+        return networks.skeleton(architecture, options)
+    return networks.build(architecture, options, seed=0)
 
 
 def _check_recipes(spec: RunSpec, tensors: Sequence[str]) -> None:
@@ -142,7 +156,7 @@ def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:
         same = spec.architecture_of(name) == spec.architecture_of(first)
         if same and spec.options_of(name) == spec.options_of(first):
             continue
-        module = networks.build(spec.architecture_of(name), spec.options_of(name), seed=0)
+        module = networks.skeleton(spec.architecture_of(name), spec.options_of(name))
         other = checkpoints.shapes(module)
         trained = spec.networks[name].train is not None
         different = [
@@ -162,8 +176,7 @@ def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:
 
 
 def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) -> Data | None:
-    needed = ["train"] * _needs_train(spec) + _evaluated(spec) + _temperature_splits(spec)
-    splits = list(dict.fromkeys(needed))
+    splits = _splits(spec)
     if spec.data is None or not splits:
         return None
     # A relative folder:PATH starts from the spec's folder, as every path of a spec does.
@@ -177,13 +190,13 @@ def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) ->
     )
 
 
-def _check_runs(architecture: str, module: torch.nn.Module, found: Data) -> None:
-    """Run the network on two examples: it may be built for other channels, or another size."""
+def _check_runs(architecture: str, module: torch.nn.Module, found: Data) -> Any:
+    """Return the outputs for two examples: it may be built for other channels or another size."""
     split = next(iter(found.splits.values()))
     inputs, _ = next(split.batches(2, order=torch.arange(min(2, len(split)))))
     try:
         with torch.inference_mode():
-            module.eval()(inputs)
+            return module.eval()(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RunError(
@@ -191,6 +204,25 @@ def _check_runs(architecture: str, module: torch.nn.Module, found: Data) -> None
             f"{list(inputs.shape[1:])}: {reason}; options such as in_chans, img_size or "
             "in_features build it for them"
         ) from error
+
+
+def _check_classifies(
+    spec: RunSpec, architecture: str, module: torch.nn.Module, outputs: Any
+) -> None:
+    """Networks that are trained or measured have logits for outputs, of one class or more."""
+    logits = isinstance(outputs, torch.Tensor) and getattr(module, "num_classes", None) != 0
+    trained = any(network.train is not None for network in spec.networks.values())
+    if not logits and (trained or spec.evaluate is not None):
+        raise RunError(
+            f"{architecture} with {dict(spec.options)} has features for outputs, not logits, so "
+            "that there is nothing to train or measure; give it classes, or leave 'evaluate' out"
+        )
+
+
+def _splits(spec: RunSpec) -> list[str]:
+    """Return the splits of the data that the run looks at."""
+    needed = ["train"] * _needs_train(spec) + _evaluated(spec) + _temperature_splits(spec)
+    return list(dict.fromkeys(needed))
 
 
 def _needs_train(spec: RunSpec) -> bool:
@@ -227,13 +259,17 @@ def _permutations(
 def _checkpoint_hashes(spec: RunSpec) -> dict[str, dict[str, str]]:
     """Hash the checkpoint files; one on a hub goes by its name and revision."""
     hashes: dict[str, dict[str, str]] = {}
+    files: dict[tuple[str, str], Path] = {}
     for name, network in spec.networks.items():
         if network.checkpoint is not None:
             file = checkpoints.local_file(network.checkpoint, folder=spec.folder)
-            hashes[name] = {"": network.checkpoint if file is None else content_sha256(file)}
+            hashes[name] = {"": network.checkpoint}
+            files |= {} if file is None else {(name, ""): file}
         elif network.checkpoints is not None:
-            files = {step: spec.checkpoint_file(name, step) for step in spec.steps_of(name)}
-            hashes[name] = {step: content_sha256(file) for step, file in files.items()}
+            hashes[name] = {}
+            files |= {(name, s): spec.checkpoint_file(name, s) for s in spec.steps_of(name)}
+    for (name, step), sha256 in zip(files, content_sha256s(list(files.values())), strict=True):
+        hashes[name][step] = sha256
     return hashes
 
 

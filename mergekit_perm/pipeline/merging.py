@@ -31,8 +31,7 @@ _DTYPES = {
 
 def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     """Merge networks by `recipe`; write weights, config and spec, and read the weights back."""
-    # Made first: what is built for it is gone before weights are merged.
-    config, folder = shop.config(), f"merged/{recipe.name}"
+    folder = f"merged/{recipe.name}"
     states = shop.merged_from(recipe, alignment)
     family = {name: _Given(state, recipe) for name, state in states.items()}
     merged, soup = _merged(recipe, family, shop)
@@ -42,7 +41,9 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     merged = {name: _as_asked(tensor, recipe) for name, tensor in merged.items()}
     file = f"{folder}/model.safetensors"
     shop.write(file, merged, format="pt", recipe=recipe.name)
-    write_text(shop.folder.path / folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(
+        shop.folder.path / folder / "config.json", json.dumps(shop.inputs.config, indent=2) + "\n"
+    )
     write_text(shop.folder.path / folder / "perm_merge_config.yml", resolved(shop.inputs.spec))
     back = shop.read(file)
     if any(not torch.equal(back[tensor], merged[tensor]) for tensor in merged):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mergekit_perm import spec as run_specs
+from mergekit_perm.checkpoints.hashes import content_sha256
 from mergekit_perm.errors import PermMergeError, RunError, SpecError
 from mergekit_perm.files import write_text
 from mergekit_perm.pipeline import assemble
@@ -74,10 +75,23 @@ def run(
         for stage in stages:
             results[stage.name] = _result(stage, shop, force=force)
         folder.remove_leftovers({stage.name for stage in stages})
+        _check_unchanged(stages, folder)
         report = assemble.report(shop.inputs, results, folder)
         report.save(folder.path / "report.json")
         _write_page(report, folder)
     return report
+
+
+def _check_unchanged(stages: Iterable[Stage], folder: RunFolder) -> None:
+    """Check that files which the run only links to are still those that it has read."""
+    for stage in stages:
+        for file in stage.files:
+            path = folder.path / file
+            if path.is_symlink() and folder.sha256(stage.name, file) != content_sha256(path):
+                raise RunError(
+                    f"{path.resolve()}: was changed while the run was using it, so that its "
+                    "results are of no use; run again"
+                )
 
 
 def _write_page(report: Report, folder: RunFolder) -> None:

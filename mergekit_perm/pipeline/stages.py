@@ -83,7 +83,9 @@ def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: 
         state = checkpoints.map_state(plain)
         checkpoints.check_finite(state, source=str(plain))
         checkpoints.check_tied(state, inputs.ties, source=str(plain))
-        checkpoints.copy(plain, shop.folder.path / file)
+        # A run may write what it has read, if that lies in its own folder.
+        within = plain.resolve().is_relative_to(shop.folder.path.resolve())
+        (checkpoints.copy if within else checkpoints.link)(plain, shop.folder.path / file)
         return {"origin": "checkpoint", "source": source, "key": None, "absent": []}
     found = checkpoints.load(source, ema=ema, folder=spec.folder)
     state, absent = fitted(found.state, inputs, source=found.source)

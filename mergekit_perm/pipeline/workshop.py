@@ -40,7 +40,6 @@ class Workshop:
     trust_permutations: bool
     results: Mapping[str, Result] = field(default_factory=dict)
     _module: nn.Module | None = None
-    _config: dict[str, Any] | None = None
     _engine: tuple[Hashable, Engine] | None = None
 
     @property
@@ -67,14 +66,6 @@ class Workshop:
         if self._module is None:
             self._module = networks.build(self.inputs.architecture, self.inputs.options, seed=0)
         return self._module
-
-    def config(self) -> dict[str, Any]:
-        """Return what timm reads beside merged weights; what is built for it is dropped."""
-        if self._config is None:
-            inputs = self.inputs
-            module = self._module or networks.build(inputs.architecture, inputs.options, seed=0)
-            self._config = networks.model_config(inputs.architecture, inputs.options, module)
-        return self._config
 
     def family(self, alignment: str) -> dict[str, State]:
         """Return every network by name: as it was ("naive") or after alignment ("aligned")."""

@@ -259,7 +259,8 @@ def _memory(rows: Rows) -> str:
 def _merging(rows: Rows) -> str:
     lines = [
         [
-            row["method"], f"{row['seconds']:.1f}", f"{row['mergekit seconds']:.1f}",
+            row["method"] + ("" if row["density"] is None else f", density {row['density']:g}"),
+            f"{row['seconds']:.1f}", f"{row['mergekit seconds']:.1f}",
             f"{row['ratio']:.2f}", f"{row['MiB']:.0f}", f"{row['mergekit MiB']:.0f}",
         ]
         for row in rows

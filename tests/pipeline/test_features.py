@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mergekit_perm import networks, pipeline, spec
-from mergekit_perm.errors import CheckpointError
+from mergekit_perm.errors import CheckpointError, RunError
 
 RUN = """
 format: perm-merge/run@1
@@ -111,3 +111,11 @@ def test_other_tensors_are_what_they_are() -> None:
     with pytest.raises(CheckpointError) as caught:
         run("resnet18", "{num_classes: 0}")
     assert str(caught.value).endswith("is it of another architecture?")
+
+
+@pytest.mark.parametrize("options", [HEADLESS, FEATURES])
+def test_features_are_not_measured_as_logits(options: dict[str, Any]) -> None:
+    given = {**options, "in_chans": 1}
+    write("resnet18", given)
+    with pytest.raises(RunError, match="has features for outputs, not logits"):
+        run("resnet18", str(given).replace("True", "true"), "data=digits", "evaluate={}")
