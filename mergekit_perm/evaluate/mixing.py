@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from mergekit_perm import checkpoints
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.weighted import State, mismatch, weighted_sum
 
@@ -73,9 +74,9 @@ class Mixer:
             {name: state[name].detach().to(device) for name in self._targets} for state in states
         ]
         # One name of every storage: what two names share would be interpolated twice.
-        places = {_place(self._targets[name]): name for name in reversed(self._targets)}
+        alone = checkpoints.once(self._targets, checkpoints.ties(self._targets))
         fitting = {name for name in self._targets if self._fits(name)}
-        self._plain = [name for name in places.values() if name in fitting]
+        self._plain = [name for name in alone if name in fitting]
         self._summed = [name for name in self._targets if name not in fitting]
 
     def _fits(self, name: str) -> bool:
@@ -126,13 +127,6 @@ class Mixer:
             else:
                 torch._foreach_lerp_(targets, own, weight / (total + weight))
             total += weight
-
-
-def _place(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Return what tells the numbers of a tensor from those of others, whatever it is called."""
-    if not tensor.numel():
-        return (id(tensor),)
-    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
 
 
 def _check(states: Sequence[State]) -> None:
