@@ -9,7 +9,6 @@ from torch import Tensor
 from mergekit_perm.merge.options import PerNetwork, Share, each
 from mergekit_perm.merge.signs import agreeing_total
 from mergekit_perm.merge.sparsify import keep_largest, same_size
-from mergekit_perm.merge.task_vectors import differences
 
 
 def ties(
@@ -33,11 +32,10 @@ def ties(
         normalize: divide each element by the weights that had a part in it.
         rescale: scale each trimmed vector until its L1 norm is that from before.
     """
-    vectors = differences(tensors, base)
-    trimmed = [
-        keep_largest(v, d) for v, d in zip(vectors, each(density, len(vectors)), strict=True)
-    ]
-    if rescale:
-        trimmed = [same_size(thin, v) for thin, v in zip(trimmed, vectors, strict=True)]
-    weights = each(weight, len(vectors))
+    trimmed = []
+    for tensor, kept in zip(tensors, each(density, len(tensors)), strict=True):
+        vector = tensor - base
+        thin = keep_largest(vector, kept)
+        trimmed.append(same_size(thin, vector) if rescale else thin)
+    weights = each(weight, len(trimmed))
     return base + lambda_ * agreeing_total(trimmed, weights, normalize=normalize)

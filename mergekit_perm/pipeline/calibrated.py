@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from mergekit_perm import evaluate, networks
 from mergekit_perm.errors import RunError
 from mergekit_perm.pipeline.inputs import calibration_batch_size, calibration_of
@@ -12,7 +14,10 @@ from mergekit_perm.spec.merge_models import MergeSpec
 
 
 def calibrated(
-    recipe: MergeSpec, merged: State, family: Mapping[str, State], shop: Workshop
+    recipe: MergeSpec,
+    merged: State,
+    family: Mapping[str, Mapping[str, torch.Tensor]],
+    shop: Workshop,
 ) -> tuple[State, Result]:
     """Return a merged network after what its recipe says under `calibrate`, and what that was.
 
@@ -64,7 +69,7 @@ def _calibrate(
     recipe: MergeSpec,
     name: str,
     merged: State,
-    family: Mapping[str, State],
+    family: Mapping[str, Mapping[str, torch.Tensor]],
     split: str | None,
     shop: Workshop,
 ) -> tuple[State, float]:
@@ -80,7 +85,7 @@ def _calibrate(
         module,
         name,
         inputs.data.splits.get("train"),
-        states=[family[each] for each in names] if "repair" in name else (),
+        states=[dict(family[each]) for each in names] if "repair" in name else (),
         weights=target_weights(recipe, names) if "repair" in name else None,
         temperature_split=None if split is None else inputs.data.splits[split],
         device=inputs.device,

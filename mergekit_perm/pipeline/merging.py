@@ -37,7 +37,7 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     merged, soup = _merged(recipe, family, shop)
     merged = _with_missing(recipe, merged, family, shop)
     merged = checkpoints.completed(merged, shop.inputs.ties)
-    merged, done = calibrated(recipe, merged, {n: dict(s) for n, s in family.items()}, shop)
+    merged, done = calibrated(recipe, merged, family, shop)
     merged = {name: _as_asked(tensor, recipe) for name, tensor in merged.items()}
     file = f"{folder}/model.safetensors"
     shop.write(file, merged, format="pt", recipe=recipe.name)
