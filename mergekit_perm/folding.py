@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mergekit_perm.axes import NAME
+from mergekit_perm.axis_text import NAME
 
 Row = tuple[str, ...]
 

@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes, axis_size, tensor_action
 from mergekit_perm.axes import Axis, Fixed
+from mergekit_perm.axis_elements import elements
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.errors import PermutationSpecError, suggest
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import Member, assemble, own_moves
 from mergekit_perm.permutation import Indices, Permutation
 from mergekit_perm.sections import sections
 
@@ -93,9 +96,7 @@ class PermutationSpec:
         """A hash of what the spec permutes: groups and axes, not comments or reasons."""
         content = {
             "groups": [[g.name, g.size, g.within] for g in self.groups.values()],
-            "axes": [
-                [name, *map(axes.format_axis, row)] for name, row in sorted(self.axes.items())
-            ],
+            "axes": [[name, *map(format_axis, row)] for name, row in sorted(self.axes.items())],
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -187,14 +188,14 @@ class PermutationSpec:
             for axis, length in zip(row, shape, strict=True)
         )
         for place, (axis, length) in enumerate(zip(sized, shape, strict=True)):
-            given = axes.size(axis, self.groups)
+            given = axis_size.size(axis, self.groups)
             if given != length:
                 raise PermutationSpecError(
-                    f"axis {place}: '{axes.format_axis(axis)}' gives {given} coordinates, "
+                    f"axis {place}: '{format_axis(axis)}' gives {given} coordinates, "
                     f"the tensor has {length}"
                 )
         if any(axes.has_part(axis) or axes.has_inner(axis) for axis in sized):
-            action.check_closed(sized, self.groups)
+            tensor_action.check_closed(sized, self.groups)
             sections(sized, self.groups)
         return sized
 
@@ -226,8 +227,8 @@ class PermutationSpec:
         return self.permutations(moves)
 
     def permutations(self, moves: Mapping[str, Indices]) -> dict[str, Permutation]:
-        """Return the member made of each group's own moves (see `action.assemble`)."""
-        member = action.assemble(self.groups, moves)
+        """Return the member made of each group's own moves (see `members.assemble`)."""
+        member = assemble(self.groups, moves)
         return {name: Permutation(indices) for name, indices in member.items()}
 
     def check_permutations(self, permutations: Permutations) -> None:
@@ -245,7 +246,7 @@ class PermutationSpec:
                     f"the permutation of '{name}' has {len(permutation)} elements, "
                     f"the group {self.groups.length(name)}"
                 )
-        action.own_moves(self.groups, _indices(permutations))
+        own_moves(self.groups, _indices(permutations))
 
     # ----------------------------------------------------------------------------------- acting
 
@@ -261,12 +262,10 @@ class PermutationSpec:
         spec.check_permutations(permutations)
         return spec.act(_indices(permutations), state)
 
-    def act(
-        self, member: action.Member, state: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def act(self, member: Member, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Permute `state` as `apply` does, without checking; for a bound spec and a raw member."""
         return {
-            name: action.act(tensor, self.axes[name], self.groups, member)
+            name: tensor_action.act(tensor, self.axes[name], self.groups, member)
             if name in self.axes
             else tensor.clone()
             for name, tensor in state.items()
@@ -306,7 +305,7 @@ def _stretched(axis: Axis, length: int, groups: Groups) -> Axis:
         return Fixed(length)
     if isinstance(axis, axes.Concatenation):
         fixed = [term for term in axis.terms if isinstance(term, Fixed) and term.size is not None]
-        rest = length - axes.size(axis, groups) + sum(term.size or 0 for term in fixed)
+        rest = length - axis_size.size(axis, groups) + sum(term.size or 0 for term in fixed)
         if len(fixed) == 1 and rest > 0:
             terms = (Fixed(rest) if isinstance(term, Fixed) else term for term in axis.terms)
             return axes.Concatenation(tuple(terms))
@@ -317,11 +316,11 @@ def _moving_share(axis: Axis, groups: Groups) -> float:
     inner = axes.inner_group(axis)
     if inner is not None:
         return 1.0 if groups[inner].size > 1 else 0.0
-    moving = np.zeros(axes.size(axis, groups), dtype=bool)
+    moving = np.zeros(axis_size.size(axis, groups), dtype=bool)
     for name in axes.names(axis):
         for group in groups.chain(name):
             if group.size > 1:
-                moving |= action.elements(axis, groups, group.name) >= 0
+                moving |= elements(axis, groups, group.name) >= 0
     return float(moving.mean()) if moving.size else 0.0
 
 

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_perm import yaml_document
-from mergekit_perm.axes import Axis, format_axis, is_name, names, parse, size
+from mergekit_perm.axes import Axis, names
+from mergekit_perm.axis_size import size
+from mergekit_perm.axis_text import format_axis, is_name, parse
 from mergekit_perm.errors import PermutationSpecError, SpecError, suggest
 from mergekit_perm.folding import folded, starred
 from mergekit_perm.groups import Group, Groups

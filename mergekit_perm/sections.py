@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes, axis_action, axis_elements, axis_size, tensor_action
 from mergekit_perm.axes import (
     Axis,
     Block,
@@ -27,8 +27,10 @@ from mergekit_perm.axes import (
     Slice,
     Whole,
 )
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import Member, generators
 from mergekit_perm.permutation import Indices
 
 if TYPE_CHECKING:
@@ -78,11 +80,11 @@ def sections(row: Sequence[Axis], groups: Groups) -> list[Section]:
         return [Section(-1, np.empty(0, dtype=np.int64), tuple(row))]
     place, axis = cut[0], row[cut[0]]
     if len(cut) > 1:
-        raise PermutationSpecError(f"{axes.format_axis(axis)}: a tensor can have one such axis")
+        raise PermutationSpecError(f"{format_axis(axis)}: a tensor can have one such axis")
     assert isinstance(axis, Block)
-    groups = action.groups_of(row, groups)
-    by = action.choosing(row, groups, place)
-    wide = axes.size(row[by], groups) // axis.count
+    groups = axes.groups_of(row, groups)
+    by = tensor_action.choosing(row, groups, place)
+    wide = axis_size.size(row[by], groups) // axis.count
     found = []
     for blocks in _trading(axis, groups):
         coordinates = (blocks[:, None] * wide + np.arange(wide)).reshape(-1)
@@ -98,12 +100,12 @@ def sections(row: Sequence[Axis], groups: Groups) -> list[Section]:
 
 def _check_alike(row: Sequence[Axis], place: int, section: Section, groups: Groups) -> None:
     """Raise PermutationSpecError where a section does not move as it does in the whole tensor."""
-    size = axes.size(row[place], groups)
+    size = axis_size.size(row[place], groups)
     whole, own = (
         (expressions[section.dim], expressions[place]) for expressions in (row, section.axes)
     )
-    moving = action.groups_of(whole, groups)
-    for member in action.generators(moving, list(moving)):
+    moving = axes.groups_of(whole, groups)
+    for member in generators(moving, list(moving)):
         try:
             index, column = np.divmod(_moved(own, moving, member), size)
         except PermutationSpecError:
@@ -113,11 +115,11 @@ def _check_alike(row: Sequence[Axis], place: int, section: Section, groups: Grou
             raise _unlike(row[place])
 
 
-def _moved(pair: tuple[Axis, Axis], groups: Groups, member: action.Member) -> Indices:
+def _moved(pair: tuple[Axis, Axis], groups: Groups, member: Member) -> Indices:
     """Return where in a tensor of two axes each entry comes from, counted row by row."""
-    rows, columns = (axes.size(axis, groups) for axis in pair)
+    rows, columns = (axis_size.size(axis, groups) for axis in pair)
     index = np.arange(rows * columns).reshape(rows, columns)
-    for dim, by, move in action.sources(pair, groups, member):
+    for dim, by, move in tensor_action.sources(pair, groups, member):
         index = np.take_along_axis(index, move, axis=1) if by >= 0 else index.take(move, axis=dim)
     return index
 
@@ -127,16 +129,16 @@ def part(axis: Axis, groups: Groups, coordinates: Indices) -> Axis:
 
     Terms of a sum of which nothing is shown are left out.
     """
-    if np.array_equal(coordinates, np.arange(axes.size(axis, groups))):
+    if np.array_equal(coordinates, np.arange(axis_size.size(axis, groups))):
         return axis
     match axis:
         case Fixed():
             return Fixed(len(coordinates))
         case Slice(base) | Pick(base):
-            every = axes.chosen(axis, axes.size(base, groups))
+            every = axis_size.chosen(axis, axis_size.size(base, groups))
             return part(base, groups, every[coordinates])
         case Interleaving(blocks, terms):
-            order = axes.interleaved(blocks, [axes.size(term, groups) for term in terms])
+            order = axis_size.interleaved(blocks, [axis_size.size(term, groups) for term in terms])
             return part(Concatenation(terms), groups, order[coordinates])
         case Concatenation(terms):
             return _part_of_sum(terms, groups, coordinates)
@@ -145,10 +147,10 @@ def part(axis: Axis, groups: Groups, coordinates: Indices) -> Axis:
 
 
 def _part_of_sum(terms: Sequence[Axis], groups: Groups, coordinates: Indices) -> Axis:
-    ends = np.cumsum([axes.size(term, groups) for term in terms])
+    ends = np.cumsum([axis_size.size(term, groups) for term in terms])
     term_of = np.searchsorted(ends, coordinates, side="right")
     shown = np.unique(term_of).tolist()
-    starts = {term: int(ends[term]) - axes.size(terms[term], groups) for term in shown}
+    starts = {term: int(ends[term]) - axis_size.size(terms[term], groups) for term in shown}
     if len(shown) == 1:
         return part(terms[shown[0]], groups, coordinates - starts[shown[0]])
     if (np.diff(term_of) >= 0).all():
@@ -157,29 +159,29 @@ def _part_of_sum(terms: Sequence[Axis], groups: Groups, coordinates: Indices) ->
     offset, kept = 0, np.empty_like(coordinates)
     for term in shown:
         kept[term_of == term] = coordinates[term_of == term] - starts[term] + offset
-        offset += axes.size(terms[term], groups)
+        offset += axis_size.size(terms[term], groups)
     return Pick(Concatenation(tuple(terms[term] for term in shown)), tuple(kept.tolist()))
 
 
 def _trading(axis: Block, groups: Groups) -> list[Indices]:
     """Return the blocks of `axis` in sets that members carry to one another."""
-    size = axes.size(axis, groups)
-    own = action.groups_of([axis], groups)
+    size = axis_size.size(axis, groups)
+    own = axes.groups_of([axis], groups)
     root = np.arange(axis.count)
-    for member in action.generators(own, list(own)):
-        for a, b in enumerate(action.source(axis.base, own, member)[::size] // size):
+    for member in generators(own, list(own)):
+        for a, b in enumerate(axis_action.source(axis.base, own, member)[::size] // size):
             root[root == root[a]] = root[b]
     return [np.flatnonzero(root == block) for block in dict.fromkeys(root.tolist())]
 
 
 def _common(axis: Block, groups: Groups, blocks: Indices) -> Axis:
     """Return what stands on the axis in each of `blocks`, which trade places."""
-    size = axes.size(axis, groups)
+    size = axis_size.size(axis, groups)
     coordinates = blocks[:, None] * size + np.arange(size)
     if len(blocks) == 1:
         return part(axis.base, groups, coordinates[0])
     names = sorted(axes.names(axis))
-    tables = {name: action.standing(axis.base, groups, Whole(name)) for name in names}
+    tables = {name: axis_elements.standing(axis.base, groups, Whole(name)) for name in names}
     standing = {name: table[coordinates] for name, table in tables.items()}
     standing = {name: table for name, table in standing.items() if not _moves_blocks(table)}
     for name, table in standing.items():
@@ -231,7 +233,7 @@ def _place(axis: Block, groups: Groups, standing: Mapping[str, Indices]) -> tupl
 
 def _unlike(axis: Axis) -> PermutationSpecError:
     return PermutationSpecError(
-        f"{axes.format_axis(axis)}: blocks that trade places must have the elements of their "
+        f"{format_axis(axis)}: blocks that trade places must have the elements of their "
         "groups in the same order, one block of a group each, and no products of groups"
     )
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes, axis_action, axis_size
 from mergekit_perm.axes import (
     Axis,
     Block,
@@ -23,9 +23,10 @@ from mergekit_perm.axes import (
     Slice,
     Whole,
 )
+from mergekit_perm.axis_text import parse
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
-from mergekit_perm.permutation import Permutation
+from mergekit_perm.permutation import Indices, Permutation
 
 LAW = settings(max_examples=60, deadline=None)
 LARGEST = 48
@@ -89,8 +90,8 @@ def members(groups: Groups) -> st.SearchStrategy[dict[str, Permutation]]:
     return seeds.map(lambda seed: spec.random(generator=np.random.default_rng(seed)))
 
 
-def raw(member: dict[str, Permutation]) -> dict[str, axes.Indices]:
-    """A member as `action` takes it."""
+def raw(member: dict[str, Permutation]) -> dict[str, Indices]:
+    """A member of raw indices, as axes and tensors are moved by."""
     return {name: permutation.indices for name, permutation in member.items()}
 
 
@@ -109,9 +110,9 @@ def closed_axes(draw: st.DrawFn, groups: Groups, *, depth: int = 2) -> Axis:
         return leaf
     smaller = closed_axes(groups, depth=depth - 1)
     first = draw(smaller)
-    length = axes.size(first, groups)
+    length = axis_size.size(first, groups)
     other = leaf if form in ("product", "column") else draw(smaller)
-    extent = axes.size(other, groups)
+    extent = axis_size.size(other, groups)
     built: Axis = first
     match form:
         case "product":
@@ -131,7 +132,7 @@ def closed_axes(draw: st.DrawFn, groups: Groups, *, depth: int = 2) -> Axis:
             built = Slice(
                 Product((first, Fixed(count))), draw(st.integers(0, count - 1)), None, count
             )
-    return built if axes.size(built, groups) <= LARGEST else leaf
+    return built if axis_size.size(built, groups) <= LARGEST else leaf
 
 
 @st.composite
@@ -189,16 +190,18 @@ def blocks_of(draw: st.DrawFn, groups: Groups) -> tuple[Axis, Axis]:
 def problems(draw: st.DrawFn) -> tuple[PermutationSpec, dict[str, torch.Tensor]]:
     """A random spec whose every group stands on some tensor, and a state it fits."""
     groups = draw(group_sets())
-    rows: dict[str, tuple[Axis, ...]] = {name: (axes.parse(name), Fixed(2)) for name in groups}
+    rows: dict[str, tuple[Axis, ...]] = {name: (parse(name), Fixed(2)) for name in groups}
     for place in range(draw(st.integers(0, 2))):
         rows[f"t{place}"] = tuple(draw(closed_axes(groups, depth=1)) for _ in range(2))
     for name, group in groups.items():
         if group.within is not None and draw(st.booleans()):
-            rows[f"{name}.inner"] = (axes.parse(f"inner({name})"), axes.parse(group.within))
+            rows[f"{name}.inner"] = (parse(f"inner({name})"), parse(group.within))
     if draw(st.booleans()):
         rows["blocks"] = draw(blocks_of(groups))
     spec = PermutationSpec(groups, rows)
-    shapes = {name: tuple(axes.size(axis, groups) for axis in row) for name, row in rows.items()}
+    shapes = {
+        name: tuple(axis_size.size(axis, groups) for axis in row) for name, row in rows.items()
+    }
     return spec, state_of({**shapes, "rest": (3,), "count": ()}, draw(st.integers(0, 99)))
 
 
@@ -220,4 +223,4 @@ def parents(groups: Groups) -> list[str]:
 
 def source_of(axis: Axis, groups: Groups, member: dict[str, Permutation]) -> list[int]:
     """The sources of `axis` as plain numbers."""
-    return action.source(axis, groups, raw(member)).tolist()
+    return axis_action.source(axis, groups, raw(member)).tolist()

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_perm import networks, shipped
-from mergekit_perm.axes import Axis, Concatenation, Fixed, Inner, Product, Slice, Whole, size
+from mergekit_perm.axes import Axis, Concatenation, Fixed, Inner, Product, Slice, Whole
+from mergekit_perm.axis_size import size
 from mergekit_perm.folding import Row, folded, starred
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec, Shape

@@ -22,7 +22,12 @@ FLOORS = (
         "permutation",
         "groups",
         "axes",
-        "action",
+        "axis_text",
+        "axis_size",
+        "members",
+        "axis_action",
+        "axis_elements",
+        "tensor_action",
         "sections",
         "permspec",
         "permspec_text",
@@ -127,7 +132,7 @@ def test_no_module_needs_itself_to_be_loaded() -> None:
 
 def test_what_has_to_start_fast_loads_no_torch() -> None:
     fast = [
-        *("mergekit_perm", "mergekit_perm.spec", "mergekit_perm.permspec", "mergekit_perm.action"),
+        *("mergekit_perm", "mergekit_perm.spec", "mergekit_perm.permspec"),
         *(f"mergekit_perm.{unit}" for unit in sorted(FLOORS[0] | FLOORS[1])),
         "mergekit_perm.cli",
     ]

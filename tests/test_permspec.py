@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_perm import action
-from mergekit_perm.axes import Fixed, parse
+from mergekit_perm.axes import Fixed
+from mergekit_perm.axis_text import parse
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.groups import Group, Groups
+from mergekit_perm.members import own_moves
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
 from tests.strategies import LAW, members, problems, state_of
@@ -208,7 +209,7 @@ def test_random_reaches_every_member_alike() -> None:
 
 def test_random_of_one_group_moves_only_that() -> None:
     member = HEADS.random(generator=rng(3), only="heads")
-    moved = action.own_moves(HEADS.groups, {name: p.indices for name, p in member.items()})
+    moved = own_moves(HEADS.groups, {name: p.indices for name, p in member.items()})
     assert member["heads"] == Permutation([1, 0])
     assert member["qk"] == Permutation([3, 4, 5, 0, 1, 2])
     assert member["s"].moved == 0

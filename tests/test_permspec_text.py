@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergekit_perm import permspec_text
-from mergekit_perm.axes import Fixed, parse
+from mergekit_perm.axes import Fixed
+from mergekit_perm.axis_text import parse
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec

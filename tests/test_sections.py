@@ -8,10 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_perm import action, axes
-from mergekit_perm.axes import Block, format_axis, parse
+from mergekit_perm import axes, axis_action, axis_size, tensor_action
+from mergekit_perm.axes import Block
+from mergekit_perm.axis_elements import elements, occurrences
+from mergekit_perm.axis_text import format_axis, parse
 from mergekit_perm.errors import PermutationSpecError
 from mergekit_perm.groups import Group, Groups
+from mergekit_perm.members import assemble
 from mergekit_perm.sections import sections
 from tests.strategies import LAW, blocks_of, group_sets, members, raw
 
@@ -63,7 +66,7 @@ def test_sections(outputs: str, inputs: str, expected: list[tuple[list[int], str
     assert [section.coordinates.tolist() for section in found] == [at for at, *_ in expected]
     for section, (_, *texts) in zip(found, expected, strict=True):
         for axis, text in zip(section.axes, [*texts, "1"], strict=True):
-            assert axes.size(axis, GROUPS) == axes.size(parse(text), GROUPS)
+            assert axis_size.size(axis, GROUPS) == axis_size.size(parse(text), GROUPS)
             assert axes.names(axis) == axes.names(parse(text))
             assert axes.has_inner(axis) == axes.has_inner(parse(text))
 
@@ -75,13 +78,13 @@ def test_sections_move_as_the_tensor_does(data: st.DataObject) -> None:
     axes_of = data.draw(blocks_of(groups))
     assert isinstance(axes_of[1], Block)
     member = raw(data.draw(members(groups)))
-    tensor = torch.randn(*(axes.size(axis, groups) for axis in axes_of))
-    action.check_closed(axes_of, groups)
-    whole = action.act(tensor, axes_of, groups, member)
+    tensor = torch.randn(*(axis_size.size(axis, groups) for axis in axes_of))
+    tensor_action.check_closed(axes_of, groups)
+    whole = tensor_action.act(tensor, axes_of, groups, member)
     covered = []
     for section in sections(axes_of, groups):
         assert not any(isinstance(axis, Block) for axis in section.axes)
-        moved = action.act(section.of(tensor), section.axes, groups, member)
+        moved = tensor_action.act(section.of(tensor), section.axes, groups, member)
         assert torch.equal(section.of(whole), moved)
         assert torch.equal(section.of(section.replaced(tensor, moved)), moved)
         covered += section.coordinates.tolist()
@@ -90,7 +93,7 @@ def test_sections_move_as_the_tensor_does(data: st.DataObject) -> None:
 
 def test_a_grouped_convolution_is_its_dense_one() -> None:
     """The weight of blocks acts on its input as the block-diagonal matrix it stands for."""
-    member = action.assemble(
+    member = assemble(
         GROUPS,
         {
             "heads": np.array([1, 2, 0]),
@@ -106,8 +109,10 @@ def test_a_grouped_convolution_is_its_dense_one() -> None:
     def dense(given: torch.Tensor) -> torch.Tensor:
         return torch.block_diag(*given.split(3))
 
-    moved = action.act(weight, (outputs, Block(5, inputs)), GROUPS, member)
-    assert torch.equal(dense(moved), action.act(dense(weight), (outputs, inputs), GROUPS, member))
+    moved = tensor_action.act(weight, (outputs, Block(5, inputs)), GROUPS, member)
+    assert torch.equal(
+        dense(moved), tensor_action.act(dense(weight), (outputs, inputs), GROUPS, member)
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_a_grouped_convolution_is_its_dense_one() -> None:
 )
 def test_blocks_that_cannot_be(axes_of: tuple[str, ...], message: str | None) -> None:
     def check() -> None:
-        action.check_closed(row(*axes_of), GROUPS)
+        tensor_action.check_closed(row(*axes_of), GROUPS)
         sections(row(*axes_of), GROUPS)
 
     if message is None:
@@ -145,9 +150,9 @@ def test_blocks_that_cannot_be(axes_of: tuple[str, ...], message: str | None) ->
 
 
 def test_an_axis_in_blocks_alone_says_nothing() -> None:
-    member = action.assemble(GROUPS, {})
+    member = assemble(GROUPS, {})
     with pytest.raises(PermutationSpecError, match=r"inner\(2, a\) needs another axis"):
-        action.source(parse("inner(2, a)"), GROUPS, member)
-    assert action.elements(parse("inner(2, a + b)"), GROUPS, "a").tolist() == [-1, -1]
-    assert action.occurrences(parse("inner(2, a + b)"), GROUPS, "a").shape == (2, 0)
+        axis_action.source(parse("inner(2, a)"), GROUPS, member)
+    assert elements(parse("inner(2, a + b)"), GROUPS, "a").tolist() == [-1, -1]
+    assert occurrences(parse("inner(2, a + b)"), GROUPS, "a").shape == (2, 0)
     assert format_axis(parse("inner(2, a + b)")) == "inner(2, a + b)"

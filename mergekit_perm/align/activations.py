@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from mergekit_perm import axes
+from mergekit_perm import axis_size
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.evidence import Evidence, of_tensors
 from mergekit_perm.align.examples import Examples
@@ -100,14 +100,16 @@ def of_covariances(
             sums[name][site.name].add(ours[site.name], rows)
     tensors = {
         name: {
-            site.name: torch.eye(axes.size(site.axis, spec.groups), device=examples.device)
+            site.name: torch.eye(axis_size.size(site.axis, spec.groups), device=examples.device)
             if name == reference
             else sums[name][site.name].kernel(kernel).T.float()
             for site in sites
         }
         for name in states
     }  # fmt: skip
-    axes_of = {site.name: (site.axis, Fixed(axes.size(site.axis, spec.groups))) for site in sites}
+    axes_of = {
+        site.name: (site.axis, Fixed(axis_size.size(site.axis, spec.groups))) for site in sites
+    }
     return of_tensors(spec, axes_of, tensors)
 
 

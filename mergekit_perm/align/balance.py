@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes
 from mergekit_perm.align.evidence import Evidence, of_tensors, together
+from mergekit_perm.axis_elements import occurrences
 
 
 def balanced(first: Evidence, second: Evidence, ratio: float) -> Evidence:
@@ -36,7 +37,7 @@ def _similarity_sizes(evidence: Evidence) -> dict[str, float]:
     for tensor in ours:
         for dim, axis in enumerate(evidence.spec.axes[tensor]):
             for group in _whole(axis):
-                table = action.occurrences(axis, evidence.spec.groups, group)
+                table = occurrences(axis, evidence.spec.groups, group)
                 index = torch.from_numpy(table.reshape(-1)).to(ours[tensor].device)
                 one, other = (
                     side[tensor].index_select(dim, index).movedim(dim, 0).reshape(len(table), -1)

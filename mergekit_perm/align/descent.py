@@ -17,12 +17,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mergekit_perm import action
+from mergekit_perm import tensor_action
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.evidence import Evidence
 from mergekit_perm.align.precision import in_double
 from mergekit_perm.align.similarity import KeptSimilarity, best_moves
 from mergekit_perm.align.views import View
+from mergekit_perm.members import Member, assemble
 from mergekit_perm.permutation import Indices
 from mergekit_perm.progress import Progress, silent
 
@@ -198,7 +199,7 @@ class Descent:
             del target
         gain = 0.0
         if not _still(moves):
-            step = action.assemble(self.evidence.spec.groups, moves)
+            step = assemble(self.evidence.spec.groups, moves)
             known = kept.gained(moves[view.group]) if kept else None
             gain = self._take(name, view, step, only_if_it_gains, known)
         if only_if_it_gains and (view.is_linear or not gain):
@@ -209,13 +210,13 @@ class Descent:
         self,
         name: str,
         view: View,
-        step: action.Member,
+        step: Member,
         only_if_it_gains: bool,
         known: float | None,
     ) -> float:
         spec, current = self.evidence.spec, self.current[name]
         moved = {
-            tensor: action.act(current[tensor], spec.axes[tensor], spec.groups, step)
+            tensor: tensor_action.act(current[tensor], spec.axes[tensor], spec.groups, step)
             for tensor in view.moved
             if tensor in current
         }
@@ -298,7 +299,7 @@ def anchored(members: Members, name: str) -> dict[str, dict[str, Indices]]:
     return {each: then(member, back) for each, member in members.items()}
 
 
-def moves_nothing(member: action.Member) -> bool:
+def moves_nothing(member: Member) -> bool:
     """Tell whether `member` is the identity."""
     return all(np.array_equal(indices, np.arange(len(indices))) for indices in member.values())
 
@@ -308,7 +309,7 @@ def _still(moves: Mapping[str, Indices]) -> bool:
     return all((own == np.arange(own.shape[-1])).all() for own in moves.values())
 
 
-def then(member: action.Member, step: action.Member) -> dict[str, Indices]:
+def then(member: Member, step: Member) -> dict[str, Indices]:
     """Return the member that acts as `member` and then as `step`."""
     return {group: indices[step[group]] for group, indices in member.items()}
 
@@ -331,9 +332,7 @@ def pairwise_objective(states: Mapping[str, Mapping[str, torch.Tensor]]) -> floa
     return total
 
 
-def _changed_parts(
-    view: View, step: action.Member
-) -> Iterator[tuple[str, int, torch.Tensor | None]]:
+def _changed_parts(view: View, step: Member) -> Iterator[tuple[str, int, torch.Tensor | None]]:
     """Yield each tensor of the group, and along which axis which coordinates may have changed."""
     if not view.is_linear:
         yield from ((tensor, 0, None) for tensor in view.tensors)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mergekit_perm import action
 from mergekit_perm.align.rows import Rows
 from mergekit_perm.align.views import State
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import assemble
 from mergekit_perm.permutation import Indices
 
 RowsByGroup = Mapping[str, list[tuple[str, Rows]]]
@@ -42,7 +42,7 @@ class Exchange:
         group = groups[self.group]
         move = np.tile(np.arange(group.size), (_blocks(groups, self.group), 1))
         move[self.block, [self.first, self.second]] = self.second, self.first
-        return action.assemble(groups, {self.group: move if group.within else move[0]})
+        return assemble(groups, {self.group: move if group.within else move[0]})
 
 
 def promising(

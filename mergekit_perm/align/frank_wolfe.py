@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from numpy.polynomial import Chebyshev
 
-from mergekit_perm import action
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.descent import Descent, Members, Settings, anchored
 from mergekit_perm.align.evidence import Evidence, matched_tensors, of_weights
@@ -43,6 +42,7 @@ from mergekit_perm.align.soft_members import (
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.views import State
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import assemble
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
 from mergekit_perm.progress import Progress, silent
@@ -189,9 +189,9 @@ class Objective:
 
     def still(self) -> list[Member]:
         """Return the member that moves nothing, once per network."""
-        return [action.assemble(self.groups, {})] * self.count
+        return [assemble(self.groups, {})] * self.count
 
-    def matrices_of(self, members: Sequence[action.Member]) -> dict[str, torch.Tensor]:
+    def matrices_of(self, members: Sequence[Member]) -> dict[str, torch.Tensor]:
         """Return the matrices of one member per network."""
         return matrices_of(self.groups, members, like=self.like)
 

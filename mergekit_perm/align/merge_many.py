@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mergekit_perm import action
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.descent import (
     Descent,
@@ -21,6 +20,7 @@ from mergekit_perm.align.evidence import Evidence, of_weights
 from mergekit_perm.align.options import check_options
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.views import State
+from mergekit_perm.members import assemble
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.progress import Progress, silent
 
@@ -135,7 +135,7 @@ class _Merge:
         before = spec.act(self.members[name], own)
         # The sum differs from the mean by a factor only, and what is gained with it F gains.
         others = {tensor: whole - before[tensor] for tensor, whole in self.total.items()}
-        still = action.assemble(spec.groups, {})
+        still = assemble(spec.groups, {})
         descent = Descent(
             replace(self.evidence, states={_OTHERS: others, name: own}),
             {_OTHERS: still, name: self.members[name]},
@@ -159,7 +159,7 @@ def _sum(states: Mapping[str, State]) -> dict[str, torch.Tensor]:
 
 
 def _still(evidence: Evidence) -> Members:
-    return {name: action.assemble(evidence.spec.groups, {}) for name in evidence.states}
+    return {name: assemble(evidence.spec.groups, {}) for name in evidence.states}
 
 
 def _random(evidence: Evidence, generator: np.random.Generator) -> Members:

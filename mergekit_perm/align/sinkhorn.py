@@ -13,7 +13,6 @@ from typing import get_args
 
 import torch
 
-from mergekit_perm import action
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.options import check_choice, check_options
@@ -31,6 +30,7 @@ from mergekit_perm.align.solution import Saw, Solution
 from mergekit_perm.align.views import State
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import assemble
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
 from mergekit_perm.progress import Progress, silent
@@ -198,7 +198,7 @@ class _Found:
     @classmethod
     def nothing(cls, groups: Groups, count: int, matches: Sequence[Match], loss: Loss) -> _Found:
         """Return the networks as they stand."""
-        members = [action.assemble(groups, {})] * count
+        members = [assemble(groups, {})] * count
         with torch.no_grad():
             worth = loss.judge(_hard(groups, members, loss)).tolist()
         return cls(groups, matches, loss, members, worth)

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes, axis_action
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.views import State
 from mergekit_perm.axes import Axis
+from mergekit_perm.members import Member
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
 
@@ -139,7 +140,7 @@ def _telling_members(spec: PermutationSpec) -> list[dict[str, Indices]]:
 
 
 def _moves(
-    spec: PermutationSpec, members: Sequence[action.Member]
+    spec: PermutationSpec, members: Sequence[Member]
 ) -> dict[int, list[tuple[Axis, torch.Tensor]]]:
     """Return by size the expressions of the spec and how `members` move them: (members, size)."""
     found: dict[Axis, torch.Tensor] = {}
@@ -147,7 +148,7 @@ def _moves(
         for axis in row:
             if axis in found or not axes.names(axis) or axes.has_inner(axis):
                 continue
-            moves = [action.source(axis, spec.groups, member) for member in members]
+            moves = [axis_action.source(axis, spec.groups, member) for member in members]
             found[axis] = torch.from_numpy(np.stack(moves))
     by_size: dict[int, list[tuple[Axis, torch.Tensor]]] = {}
     for axis, move in found.items():

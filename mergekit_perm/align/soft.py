@@ -21,10 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mergekit_perm import action
+from mergekit_perm import tensor_action
 from mergekit_perm.align.soft_axes import AxisPlan, MatrixOf, Moving, axis_plan, taken
 from mergekit_perm.align.soft_members import Matrices
 from mergekit_perm.axes import Axis, Whole, inner_group
+from mergekit_perm.axis_elements import elements
 from mergekit_perm.groups import Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.sections import Section, sections
@@ -173,7 +174,7 @@ def _tensor_plan(row: Sequence[Axis], groups: Groups, known: dict[Axis, AxisPlan
     for dim, axis in enumerate(row):
         group = inner_group(axis)
         if group is not None and known[axis].degree:
-            by = action.carrier(row, groups, group)
+            by = tensor_action.carrier(row, groups, group)
             inner.setdefault(by, []).append((dim, known[axis]))
     nested = {dim for parts in inner.values() for dim, _ in parts} | set(inner)
     plain = [(dim, known[axis]) for dim, axis in enumerate(row) if dim not in nested]
@@ -192,6 +193,6 @@ def _nested_plan(
     inner: list[tuple[int, AxisPlan]],
 ) -> _NestedPlan:
     outer = groups[inner_group(row[inner[0][0]]) or ""].within or ""
-    block = action.elements(row[dim], groups, outer)
+    block = elements(row[dim], groups, outer)
     order = torch.from_numpy(np.argsort(block, kind="stable"))
     return _NestedPlan(dim, known[row[dim]], order, groups.length(outer), tuple(inner))

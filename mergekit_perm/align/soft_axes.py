@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mergekit_perm import action
+from mergekit_perm import axis_action
 from mergekit_perm.axes import (
     Axis,
     Block,
@@ -21,13 +21,12 @@ from mergekit_perm.axes import (
     Product,
     Slice,
     Whole,
-    chosen,
-    interleaved,
     leaves,
     names,
-    size,
 )
+from mergekit_perm.axis_size import chosen, interleaved, size
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import generators
 from mergekit_perm.permutation import Indices
 
 Moving = Whole | Inner
@@ -174,8 +173,8 @@ def _orbits(axis: Axis, groups: Groups) -> list[Indices]:
     length = size(axis, groups)
     involved = [group.name for name in sorted(names(axis)) for group in groups.chain(name)]
     steps = [
-        action.source(axis, groups, member, block=0)
-        for member in action.generators(groups, list(dict.fromkeys(involved)))
+        axis_action.source(axis, groups, member, block=0)
+        for member in generators(groups, list(dict.fromkeys(involved)))
     ]
     ends = np.concatenate([np.arange(0), *steps])
     starts = np.tile(np.arange(length), len(steps))

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from mergekit_perm import action
 from mergekit_perm.align.assignment import Similarity, assign, assign_blocks, gathered
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import Member, assemble
 from mergekit_perm.permutation import Indices
 
 Matrices = Mapping[str, torch.Tensor]
@@ -18,7 +18,7 @@ Matrices = Mapping[str, torch.Tensor]
 
 
 def matrices_of(
-    groups: Groups, members: Sequence[action.Member], *, like: torch.Tensor
+    groups: Groups, members: Sequence[Member], *, like: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Return the permutation matrices of `members`, of the dtype and on the device of `like`."""
     result = {}
@@ -30,7 +30,7 @@ def matrices_of(
 
 
 def whole_matrices(groups: Groups, own: Matrices) -> dict[str, torch.Tensor]:
-    """Return whole matrices made of each group's own, as `action.assemble` makes members.
+    """Return whole matrices made of each group's own, as `members.assemble` makes members.
 
     Args:
         groups: the groups of the spec.
@@ -87,7 +87,7 @@ def best_member(groups: Groups, scores: Mapping[str, Similarity]) -> dict[str, I
         return value
 
     moves = {name: assign(worth(name)) for name in groups.top()}
-    return action.assemble(groups, _unfolded(groups, moves, choices))
+    return assemble(groups, _unfolded(groups, moves, choices))
 
 
 def _unfolded(
@@ -98,7 +98,7 @@ def _unfolded(
     waiting = list(itertools.chain.from_iterable(groups.children(name) for name in outermost))
     while waiting:
         name = waiting.pop()
-        origin = action.assemble(groups, moves)[groups[name].within or ""]
+        origin = assemble(groups, moves)[groups[name].within or ""]
         moves[name] = choices[name][np.arange(len(origin)), origin]
         waiting += groups.children(name)
     return moves

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mergekit_perm import action
 from mergekit_perm.align.descent import Descent, Members, Settings, anchored, pairwise_objective
 from mergekit_perm.align.evidence import Evidence
 from mergekit_perm.align.solution import Solution
+from mergekit_perm.members import assemble
 from mergekit_perm.permutation import Indices
 
 # The share by which settled groups must be ahead to have found what networks have in common.
@@ -162,7 +162,7 @@ class Search:
 
     def still(self) -> dict[str, Indices]:
         """Return the member that moves nothing."""
-        return action.assemble(self.evidence.spec.groups, {})
+        return assemble(self.evidence.spec.groups, {})
 
     def _objective(self, members: Members) -> float:
         return self.descent(members, "objective").trace[-1]

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes, axis_size, tensor_action
 from mergekit_perm.axes import Axis
+from mergekit_perm.axis_elements import inner_occurrences, occurrences
 from mergekit_perm.groups import Groups
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
@@ -180,20 +181,20 @@ def _carrier(
     axis = row[dim]
     for child in children:
         if _carries(spec, axis, child):
-            nested.append(Nested(child, -1, action.inner_occurrences(axis, spec.groups, child)))
+            nested.append(Nested(child, -1, inner_occurrences(axis, spec.groups, child)))
         for other, expression in enumerate(row):
             if axes.Inner(child) not in axes.leaves(expression):
                 continue
-            if action.carrier(row, spec.groups, child) == dim:
-                inside = action.inner_occurrences(expression, spec.groups, child)
+            if tensor_action.carrier(row, spec.groups, child) == dim:
+                inside = inner_occurrences(expression, spec.groups, child)
                 nested.append(Nested(child, other, inside))
-    table = action.occurrences(axis, spec.groups, group)
+    table = occurrences(axis, spec.groups, group)
     return Carrier(
         tensor,
         section,
         dim,
         table,
-        np.array_equal(table.reshape(-1), np.arange(axes.size(axis, spec.groups))),
+        np.array_equal(table.reshape(-1), np.arange(axis_size.size(axis, spec.groups))),
         tuple(nested),
         others=frozenset(_outermost(spec.groups, row) - {spec.groups.chain(group)[-1].name}),
         weight=_entries(spec, row) // spec.groups.length(group),
@@ -206,7 +207,7 @@ def _outermost(groups: Groups, row: Sequence[Axis]) -> set[str]:
 
 
 def _entries(spec: PermutationSpec, row: Sequence[Axis]) -> int:
-    return math.prod(axes.size(axis, spec.groups) for axis in row)
+    return math.prod(axis_size.size(axis, spec.groups) for axis in row)
 
 
 def _take(tensor: torch.Tensor, table: Indices) -> torch.Tensor:

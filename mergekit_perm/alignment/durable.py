@@ -14,7 +14,8 @@ import torch
 from mergekit_perm import checkpoints
 from mergekit_perm.alignment.moves import Moves, Tensors
 from mergekit_perm.alignment.optimizers import permute_optimizer
-from mergekit_perm.axes import Axis, Fixed, format_axis
+from mergekit_perm.axes import Axis, Fixed
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.errors import CheckpointError, PermutationSpecError
 from mergekit_perm.groups import Group
 from mergekit_perm.permspec import PermutationSpec

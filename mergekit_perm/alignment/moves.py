@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from mergekit_perm import action, checkpoints
+from mergekit_perm import checkpoints, tensor_action
 from mergekit_perm.axes import Axis
 from mergekit_perm.errors import CheckpointError
+from mergekit_perm.members import Member
 from mergekit_perm.permspec import PermutationSpec, Shape
 
 Row = tuple[Axis, ...]
@@ -42,7 +43,7 @@ class Moves:
     """
 
     spec: PermutationSpec
-    member: action.Member
+    member: Member
     _done: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _moving: dict[Row, bool] = field(default_factory=dict)
 
@@ -101,7 +102,7 @@ class Moves:
     def moves(self, row: Row) -> bool:
         """Return whether a tensor with these axes changes the order of its coordinates."""
         if row not in self._moving:
-            self._moving[row] = bool(action.sources(row, self.spec.groups, self.member))
+            self._moving[row] = bool(tensor_action.sources(row, self.spec.groups, self.member))
         return self._moving[row]
 
     def move(self, tensor: torch.Tensor, row: Row, *, name: str) -> torch.Tensor:
@@ -118,6 +119,6 @@ class Moves:
             *(tuple(tensor.shape), tensor.stride(), row),
         )
         if key not in self._done:
-            permuted = action.act(tensor.detach(), row, self.spec.groups, self.member)
+            permuted = tensor_action.act(tensor.detach(), row, self.spec.groups, self.member)
             self._done[key] = (tensor, permuted)  # the first keeps its memory from being reused
         return self._done[key][1]

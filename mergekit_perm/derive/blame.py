@@ -7,9 +7,9 @@ from itertools import islice
 
 import numpy as np
 
-from mergekit_perm import action
 from mergekit_perm.derive.trial import Trial
 from mergekit_perm.errors import PermutationSpecError
+from mergekit_perm.members import own_moves
 from mergekit_perm.permutation import Indices
 
 # How many groups an error names.
@@ -51,7 +51,7 @@ def _guilty(
     """
     random = trial.spec.random(generator=np.random.default_rng(seed))
     member = {name: permutation.indices for name, permutation in random.items()}
-    moves = action.own_moves(trial.spec.groups, member)
+    moves = own_moves(trial.spec.groups, member)
     suspects: list[Sequence[str]] = [list(moves)]
     while suspects:
         names = suspects.pop()

@@ -30,7 +30,7 @@ from itertools import product
 import torch
 from torch import nn
 
-from mergekit_perm.action import groups_of
+from mergekit_perm.axes import groups_of
 from mergekit_perm.derive.moving import moved_alone
 from mergekit_perm.derive.trial import Outcome, Trial, largest
 from mergekit_perm.errors import PermutationSpecError

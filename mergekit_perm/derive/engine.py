@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mergekit_perm import action, axes, networks
+from mergekit_perm import axes, networks, tensor_action
 from mergekit_perm.axes import Axis, Block, Fixed
 from mergekit_perm.derive.cells import Cells, find_cells
 from mergekit_perm.derive.facts import Facts
@@ -298,7 +298,7 @@ def _inexpressible(
 
 def _is_expressible(row: tuple[Axis, ...], groups: Groups) -> bool:
     try:
-        action.check_closed(row, groups)
+        tensor_action.check_closed(row, groups)
         sections(row, groups)
     except PermutationSpecError:
         return False

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes, tensor_action
 from mergekit_perm.axes import Axis
+from mergekit_perm.axis_elements import occurrences
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import Member, assemble
 from mergekit_perm.permutation import Indices
 
 
@@ -27,23 +29,23 @@ def moved_alone(
     Permuting one of several places breaks the tie between them: of query and key rows that share
     a group, say, only the query rows move.
     """
-    groups = action.groups_of(row, groups)
+    groups = axes.groups_of(row, groups)
     member = _cycle(groups, group)
     for dim, axis in enumerate(row):
         if axes.has_inner(axis):
             continue
-        places = action.occurrences(axis, groups, group)
+        places = occurrences(axis, groups, group)
         if places.shape[1]:
             index = np.arange(value.shape[dim])
             index[places[:, 0]] = places[member[group], 0]
             return value.index_select(dim, torch.from_numpy(index))
-    return action.act(value, row, groups, member)
+    return tensor_action.act(value, row, groups, member)
 
 
-def _cycle(groups: Groups, name: str) -> action.Member:
+def _cycle(groups: Groups, name: str) -> Member:
     """Return the member that moves every element of a group to the next place, in every block."""
     group = groups[name]
     move: Indices = np.roll(np.arange(group.size), -1)
     if group.within is not None:
         move = np.tile(move, (groups.length(group.within), 1))
-    return action.assemble(groups, {name: move})
+    return assemble(groups, {name: move})

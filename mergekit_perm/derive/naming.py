@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mergekit_perm.axes import is_name
+from mergekit_perm.axis_text import is_name
 from mergekit_perm.derive.cells import Cells
 from mergekit_perm.derive.facts import Facts, Origin
 from mergekit_perm.derive.structure import GroupCell, ProductCell, Structure

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from mergekit_perm import action
+from mergekit_perm import tensor_action
 from mergekit_perm.derive.exact import clear_caches, same_draws
 from mergekit_perm.derive.inputs import Inputs, output_of
 from mergekit_perm.errors import PermutationSpecError
@@ -71,7 +71,7 @@ class Trial:
         for name, tensor in tensors.items():
             if name in self.spec.axes:
                 row = self.spec.axes[name]
-                moved = action.act(tensor.detach(), row, self.spec.groups, member)
+                moved = tensor_action.act(tensor.detach(), row, self.spec.groups, member)
                 if isinstance(tensor, nn.Parameter):
                     tensor.data = moved  # no copy: a network may have most of the memory there is
                 else:

@@ -15,6 +15,7 @@ from mergekit_perm.align.activations import of_activations, of_covariances, stan
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.sites import find_sites
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.data import Split
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
@@ -56,7 +57,7 @@ def shown(spec: PermutationSpec, sites: Any) -> set[str]:
 def test_sites_of_an_mlp_are_what_layers_take_in() -> None:
     spec = spec_of(*MLP)
     sites = find_sites(spec, examples(*MLP), network(*MLP))
-    assert [(site.name, site.dim, axes.format_axis(site.axis)) for site in sites] == [
+    assert [(site.name, site.dim, format_axis(site.axis)) for site in sites] == [
         ("layers.1:in", 1, "layers.0"),
         ("head:in", 1, "layers.1"),
     ]
@@ -85,7 +86,7 @@ def test_groups_of_few_elements_show_where_they_are(hidden: list[int]) -> None:
     layers = [f"layers.{number}" for number in range(len(hidden))]
     taken = [f"{name}:in" for name in (*layers[1:], "head")]
     # Where all of few units are dead, a layer takes in zeros, and they show before the ReLU.
-    places = {axes.format_axis(site.axis): site.name for site in sites}
+    places = {format_axis(site.axis): site.name for site in sites}
     assert places.keys() == set(layers)
     for layer, at in zip(layers, taken, strict=True):
         assert places[layer] in (at, f"{layer}:out")

@@ -10,13 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergekit_perm import action, axes
+from mergekit_perm import axes
 from mergekit_perm.align import align
 from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.similarity import best_moves
 from mergekit_perm.align.views import views
 from mergekit_perm.axes import Axis, Fixed, Whole
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.groups import Groups
+from mergekit_perm.members import assemble
 from mergekit_perm.permspec import PermutationSpec
 from tests.strategies import group_sets, problems, state_of
 from tests.test_invariance import CASES, difference, draw
@@ -88,7 +90,7 @@ def test_a_step_that_counts_every_tensor_gains_what_it_says(
             for row in rows
         ):
             continue
-        step = action.assemble(bound.groups, best_moves(view, ours, theirs))
+        step = assemble(bound.groups, best_moves(view, ours, theirs))
         moved = bound.act(step, theirs)
         tensors = list(view.tensors)
         assert inner_product(ours, moved, tensors) >= inner_product(ours, theirs, tensors) - 1e-9
@@ -96,7 +98,7 @@ def test_a_step_that_counts_every_tensor_gains_what_it_says(
 
 def _products_repeat(axis: Axis, mine: list[str]) -> bool:
     found = [leaf.group for leaf in axes.leaves(axis) if isinstance(leaf, Whole)]
-    return sum(name in mine for name in found) > 1 and "*" in axes.format_axis(axis)
+    return sum(name in mine for name in found) > 1 and "*" in format_axis(axis)
 
 
 @SLOW_LAW

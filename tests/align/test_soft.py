@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergekit_perm import action
 from mergekit_perm.align.soft import soft_action
 from mergekit_perm.align.soft_members import (
     best_member,
@@ -21,6 +20,7 @@ from mergekit_perm.align.soft_members import (
 )
 from mergekit_perm.axes import Fixed, Whole
 from mergekit_perm.groups import Group, Groups
+from mergekit_perm.members import assemble
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
 from tests.strategies import group_sets, problems, raw, state_of
@@ -269,7 +269,7 @@ def test_the_best_member_is_the_best_of_all() -> None:
         for blocks in own.values()
     ]
     every = [
-        action.assemble(groups, dict(zip(own, moves, strict=True)))
+        assemble(groups, dict(zip(own, moves, strict=True)))
         for moves in itertools.product(*options)
     ]
     assert len(every) == 2 * 4 * 4 * 16

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mergekit_perm import action
 from mergekit_perm.align import METHODS, Family, align
 from mergekit_perm.align.descent import pairwise_objective
 from mergekit_perm.errors import AlignmentError
+from mergekit_perm.members import own_moves
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
 
@@ -395,4 +395,4 @@ def test_members_are_members() -> None:
         spec = spec_of(name)
         for member in align(networks(name), spec).permutations.values():
             spec.check_permutations(member)
-            action.own_moves(spec.groups, {g: p.indices for g, p in member.items()})
+            own_moves(spec.groups, {g: p.indices for g, p in member.items()})

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from mergekit_perm import networks
-from mergekit_perm.axes import format_axis
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.derive import derivation, verify
 from mergekit_perm.files import write_text
 from mergekit_perm.groups import Groups

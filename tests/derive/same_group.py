@@ -11,7 +11,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mergekit_perm import action
+from mergekit_perm import tensor_action
+from mergekit_perm.axes import inner_group
+from mergekit_perm.axis_elements import occurrences
+from mergekit_perm.members import Member
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Indices
 
@@ -34,18 +37,18 @@ def assert_same_group(one: PermutationSpec, other: PermutationSpec, *, members: 
                 assert same and len(axes) == len(found[name]), f"{name} moves otherwise"
 
 
-def moves(spec: PermutationSpec, member: action.Member) -> Moves:
+def moves(spec: PermutationSpec, member: Member) -> Moves:
     """Return what `member` does to every tensor."""
     assert spec.shapes is not None
     result: Moves = {}
     for name, shape in spec.shapes.items():
         row = spec.axes.get(name, ())
-        if any(action.inner_group(axis) for axis in row):
+        if any(inner_group(axis) for axis in row):
             entries = torch.arange(int(np.prod(shape))).reshape(shape)
-            result[name] = [action.act(entries, row, spec.groups, member).numpy()]
+            result[name] = [tensor_action.act(entries, row, spec.groups, member).numpy()]
         else:
             result[name] = [np.arange(length) for length in shape]
-            for dim, _, source in action.sources(row, spec.groups, member):
+            for dim, _, source in tensor_action.sources(row, spec.groups, member):
                 result[name][dim] = source
     return result
 
@@ -67,8 +70,8 @@ def _stands(spec: PermutationSpec, group: str) -> tuple[str, int, Indices]:
     """Return a tensor and an axis on which `group` stands, and where its elements do."""
     for name in spec.carriers(group):
         for dim, axis in enumerate(spec.axes[name]):
-            if action.inner_group(axis) is None:
-                places = action.occurrences(axis, spec.groups, group)
+            if inner_group(axis) is None:
+                places = occurrences(axis, spec.groups, group)
                 if places.shape[1]:
                     return name, dim, places
     raise AssertionError(f"{group} stands on no axis")

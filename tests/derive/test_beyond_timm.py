@@ -17,7 +17,7 @@ from torch import nn
 
 import mergekit_perm as pm
 from mergekit_perm import networks
-from mergekit_perm.axes import format_axis
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.errors import DerivationError, NetworkError
 from tests.derive import odd_modules as odd
 from tests.derive.proving import counts, derived_and_proven, images, sizes

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from mergekit_perm import derive
-from mergekit_perm.axes import Fixed, Whole, format_axis
+from mergekit_perm.axes import Fixed, Whole
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.derive import derivation, interpret, primitives, rules, trace
 from mergekit_perm.derive import parameters as inputs_of
 from mergekit_perm.derive.facts import Facts

@@ -13,7 +13,8 @@ import torch
 
 import mergekit_perm as pm
 from mergekit_perm import networks
-from mergekit_perm.axes import Fixed, Whole, parse
+from mergekit_perm.axes import Fixed, Whole
+from mergekit_perm.axis_text import parse
 from mergekit_perm.groups import Group, Groups
 from mergekit_perm.permspec import PermutationSpec
 from tests.derive.same_group import assert_same_group

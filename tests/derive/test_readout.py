@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_perm import action, axes
-from mergekit_perm.axes import Axis, Fixed, Product, Whole, format_axis
+from mergekit_perm import axes, axis_action
+from mergekit_perm.axes import Axis, Fixed, Product, Whole
+from mergekit_perm.axis_text import format_axis, parse
 from mergekit_perm.derive.cells import find_cells
 from mergekit_perm.derive.facts import Facts
 from mergekit_perm.derive.naming import group_names
@@ -91,7 +92,7 @@ def test_expressions(
     number: list[int], code: list[int], kinds: list[int] | None, expected: str
 ) -> None:
     assert read(number, code, kinds) == expected
-    assert format_axis(axes.parse(expected)) == expected
+    assert format_axis(parse(expected)) == expected
 
 
 @st.composite
@@ -116,13 +117,13 @@ def test_an_expression_moves_every_coordinate_to_one_of_its_kind(
     at: tuple[list[int], list[int], list[int]], seed: int
 ) -> None:
     number, code, kinds = at
-    axis = axes.parse(read(number, code, kinds))
+    axis = parse(read(number, code, kinds))
     source = np.random.default_rng(seed)
     member = {name: source.permutation(GROUPS[name].size) for name in GROUPS}
-    moved = [action.source(base, GROUPS, member) for base, _ in BASES]
+    moved = [axis_action.source(base, GROUPS, member) for base, _ in BASES]
     stands = {place: i for i, place in enumerate(zip(number, code, kinds, strict=True))}
     expected = [stands[b, int(moved[b][c]), k] for b, c, k in zip(number, code, kinds, strict=True)]
-    assert action.source(axis, GROUPS, member).tolist() == expected
+    assert axis_action.source(axis, GROUPS, member).tolist() == expected
 
 
 # ------------------------------------------------------------------------------------ solving

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mergekit_perm.axes import format_axis
+from mergekit_perm.axis_text import format_axis
 from mergekit_perm.derive import derivation, trace, verify
 from mergekit_perm.derive.facts import UNREAD
 from mergekit_perm.derive.rules import RULES

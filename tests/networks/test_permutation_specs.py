@@ -1,7 +1,7 @@
 """The hand-written permutation specs, proved with a permuter of their own.
 
 The permuter knows only what these specs use (a group or a number per axis), so that a fault in
-`mergekit_perm.action` cannot hide one here.
+`mergekit_perm.tensor_action` cannot hide one here.
 """
 
 from __future__ import annotations
