@@ -71,9 +71,10 @@ def _thinned(
     *,
     rescale: bool,
 ) -> list[Tensor]:
-    vectors, count = differences(tensors, base), len(tensors)
-    shares = zip(vectors, each(density, count), each(gamma, count), strict=True)
-    thinned = [keep_middle(*share) for share in shares]
-    if not rescale:
-        return thinned
-    return [same_size(thin, vector) for thin, vector in zip(thinned, vectors, strict=True)]
+    thinned, count = [], len(tensors)
+    for vector, share, top in zip(
+        differences(tensors, base), each(density, count), each(gamma, count), strict=True
+    ):
+        thin = keep_middle(vector, share, top)
+        thinned.append(same_size(thin, vector) if rescale else thin)
+    return thinned

@@ -31,7 +31,7 @@ def model_stock(tensors: Several, *, base: Tensor, filter_wise: bool = False) ->
             axis, which is the same for matrices.
     """
     count = len(tensors)
-    vectors = differences(tensors, base)
+    vectors = list(differences(tensors, base))
     rows = base.shape[0] if filter_wise and base.dim() > 1 else 1
     flat = [vector.reshape(rows, -1) for vector in vectors]
     cosine = torch.stack([_cosine(a, b) for a, b in itertools.combinations(flat, 2)]).mean(0)

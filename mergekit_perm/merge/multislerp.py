@@ -39,7 +39,7 @@ def multislerp(
     Raises:
         MergeError: weights that sum to 0.
     """
-    vectors = list(tensors) if base is None else differences(tensors, base)
+    vectors = list(tensors) if base is None else list(differences(tensors, base))
     weights = each(weight, len(vectors))
     factors = divided(weights)
     directions, lengths = split(vectors)

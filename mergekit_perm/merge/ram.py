@@ -53,7 +53,7 @@ def ramplus_tl(
 def _merged(
     tensors: Sequence[Tensor], base: Tensor, epsilon: float, *, r: float, alpha: float
 ) -> Tensor:
-    vectors = differences(tensors, base)
+    vectors = list(differences(tensors, base))
     moved = [vector.abs() > epsilon for vector in vectors]
     count = torch.stack(moved).sum(0)
     result = torch.zeros_like(base)

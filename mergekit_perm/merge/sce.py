@@ -31,7 +31,7 @@ def sce(
         base: of the base model, which the task vectors start from.
         select_topk: the share of elements that are selected; 1 takes all.
     """
-    vectors = torch.stack(differences(tensors, base))
+    vectors = torch.stack(list(differences(tensors, base)))
     if select_topk < 1:
         vectors = vectors * _most_varying(vectors, select_topk)
     squares = vectors.square().reshape(len(tensors), -1).sum(1)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from mergekit_perm.errors import MergeError
 
 
-def differences(tensors: Sequence[Tensor], base: Tensor) -> list[Tensor]:
-    """Return the task vectors: how each of `tensors` differs from `base` (of the same shape)."""
-    return [tensor - base for tensor in tensors]
+def differences(tensors: Iterable[Tensor], base: Tensor) -> Iterator[Tensor]:
+    """Yield the task vectors: how each of `tensors` differs from `base` (of the same shape)."""
+    return (tensor - base for tensor in tensors)
 
 
-def total(vectors: Sequence[Tensor], weights: Sequence[float], *, normalize: bool) -> Tensor:
+def total(vectors: Iterable[Tensor], weights: Sequence[float], *, normalize: bool) -> Tensor:
     """Return the weighted sum of `vectors` (one or more, of one shape).
 
     Args:
-        vectors: to be added up; those of weight 0 are never read.
+        vectors: to be added up, one or more; those of weight 0 are never read.
         weights: as many numbers.
         normalize: divide the weights by their sum.
 
@@ -27,10 +28,13 @@ def total(vectors: Sequence[Tensor], weights: Sequence[float], *, normalize: boo
         MergeError: weights that sum to 0 while `normalize` is set.
     """
     factors = divided(weights) if normalize else weights
-    result = vectors[0].new_zeros(vectors[0].shape)
+    result = None
     for vector, factor in zip(vectors, factors, strict=True):
+        result = torch.zeros_like(vector) if result is None else result
         if factor:
             result.add_(vector, alpha=factor)
+    if result is None:
+        raise MergeError("there are no vectors to add up")
     return result
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from mergekit_perm.merge.options import PerNetwork, Share, each
 from mergekit_perm.merge.signs import agreeing_total
 from mergekit_perm.merge.sparsify import keep_largest, same_size
+from mergekit_perm.merge.task_vectors import differences
 
 
 def ties(
@@ -32,10 +33,9 @@ def ties(
         normalize: divide each element by the weights that had a part in it.
         rescale: scale each trimmed vector until its L1 norm is that from before.
     """
-    trimmed = []
-    for tensor, kept in zip(tensors, each(density, len(tensors)), strict=True):
-        vector = tensor - base
+    trimmed, count = [], len(tensors)
+    for vector, kept in zip(differences(tensors, base), each(density, count), strict=True):
         thin = keep_largest(vector, kept)
         trimmed.append(same_size(thin, vector) if rescale else thin)
-    weights = each(weight, len(trimmed))
+    weights = each(weight, count)
     return base + lambda_ * agreeing_total(trimmed, weights, normalize=normalize)

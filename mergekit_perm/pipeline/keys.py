@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from mergekit_perm import merge
 from mergekit_perm.pipeline.inputs import Inputs, calibration_batch_size, digest
 from mergekit_perm.spec.fields import PRUNED
-from mergekit_perm.spec.recipes import DATA_RECIPES
+from mergekit_perm.spec.recipes import DATA_RECIPES, RECIPES
 
 Weights = tuple[float, ...]
 
@@ -110,6 +111,8 @@ def merge_key(inputs: Inputs, recipe: str) -> str:
         if name not in inputs.spec.networks
     ]
     key = digest(VERSION, "merge", family, options, inputs.options, *checkpoints)
+    if settings.method not in (*RECIPES, *DATA_RECIPES):
+        key = digest(key, merge.plugins.identity(settings.method))
     if settings.method in DATA_RECIPES and inputs.data is not None:
         key = digest(key, inputs.data.fingerprint, inputs.splits, inputs.device.type)
     if settings.calibrate == "none" or inputs.data is None:

@@ -8,15 +8,19 @@ from mergekit_perm.pipeline.keys import found_at
 from mergekit_perm.spec.run_spec import JOINT
 
 # What Python, torch and timm take of their own before any network is built, in bytes; on Linux.
-_INTERPRETER = 480 * 2**20
+_INTERPRETER = 445 * 2**20
 
 # Copies of every network that alignment holds: to a network, and jointly. Other methods hold about
 # what `mixed` does of ResNets; those with soft members hold more of networks of few wide layers.
-_MATCHING = {"weight_matching": (2.0, 3.4), "merge_many": (3.4, 3.4)}
+_MATCHING = {"weight_matching": (2.1, 3.5), "merge_many": (3.5, 3.5)}
 _OTHERS = 7.0
 
-# Copies of one network: a module and what is made of it; and with gradients and momenta.
-_MODULE, _TRAINED = 2.0, 5.0
+# Copies of one network: what is merged; a module and what is made of it; a module in training.
+_MERGED, _MODULE, _TRAINED = 1.2, 2.0, 5.0
+
+# Copies of the largest tensor, in float64, for every network that is merged and besides; where a
+# recipe is no sum, which is made part by part.
+_OF_EACH, _BESIDES = 2, 8
 
 
 def peak_memory(inputs: Inputs) -> int:
@@ -26,7 +30,7 @@ def peak_memory(inputs: Inputs) -> int:
     What activations take is not known before.
     """
     spec, single = inputs.spec, 4 * sum(map(_count, inputs.shapes.values()))
-    data, copies = _data_bytes(inputs), _MODULE
+    data, copies = _data_bytes(inputs), _MERGED if inputs.data is None else _MODULE
     if any(network.train is not None for network in spec.networks.values()):
         copies = _TRAINED
     aligning = 0.0
@@ -34,7 +38,18 @@ def peak_memory(inputs: Inputs) -> int:
         of_each = _MATCHING.get(spec.align.method, (_OTHERS, _OTHERS))
         networks = len(spec.networks) * max(1, len(found_at(inputs)))
         aligning = networks * of_each[spec.align.reference == JOINT]
-    return round(_INTERPRETER + data + single * max(copies, aligning))
+    return round(_INTERPRETER + data + max(single * copies + _recipes(inputs), single * aligning))
+
+
+def _recipes(inputs: Inputs) -> int:
+    """Return what the recipe takes that takes most, besides its result."""
+    largest = 8 * max(map(_count, inputs.shapes.values()))
+    numbers = (
+        len(inputs.spec.merged_networks(recipe))
+        for recipe in inputs.spec.merge
+        if recipe.method not in ("linear", "passthrough")
+    )
+    return max((largest * (_OF_EACH * number + _BESIDES) for number in numbers), default=0)
 
 
 def _count(shape: tuple[int, ...]) -> int:

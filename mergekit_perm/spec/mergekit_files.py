@@ -11,10 +11,9 @@ from typing import Any
 from mergekit_perm.errors import SpecError
 from mergekit_perm.mergekit import MERGEKIT_METHODS
 from mergekit_perm.spec.load import checked
-from mergekit_perm.spec.merge_models import MergeSpec
 from mergekit_perm.spec.mergekit_models import Model, read_model, unknown_key
 from mergekit_perm.spec.mergekit_parameters import Parameters, read_parameters
-from mergekit_perm.spec.methods import MERGEKIT_KEYS, REFUSED_KEYS
+from mergekit_perm.spec.methods import MERGEKIT_KEYS
 from mergekit_perm.spec.network_names import network_names
 from mergekit_perm.spec.problems import found, guess, nearest, not_finite
 from mergekit_perm.spec.recipes import RECIPES
@@ -245,16 +244,13 @@ class _Reading:
         return parameters
 
     def _dtypes(self) -> dict[str, Any]:
-        """Return the dtypes, where recipes have them; elsewhere note what is done instead."""
-        kept: dict[str, Any] = {}
-        for key in ("dtype", "out_dtype"):
-            if self.given.get(key) is None:
-                continue
-            if key in MergeSpec.model_fields:
-                kept[key] = self.given[key]
-            else:
-                self.notes.append(((key,), f"left out: {REFUSED_KEYS[key]}"))
-        return kept
+        """Return the dtype that is written: ``out_dtype``, or else ``dtype`` as for mergekit."""
+        computed, written = self.given.get("dtype"), self.given.get("out_dtype")
+        if computed is not None:
+            effect = "written in it" if written is None else f"'out_dtype: {written}' is written"
+            self.notes.append((("dtype",), f"{effect}; sums are taken in float64 here"))
+        found = computed if written is None else written
+        return {} if found is None else {"out_dtype": found}
 
     # ---------------------------------------------------------------------------- checking
 
@@ -283,4 +279,6 @@ class _Reading:
                 return (*parameters.origins[path[3:end]], *path[end:])
         keys: dict[Keys, Keys] = {("merge", 0, key): (key,) for key in MERGEKIT_KEYS}
         keys |= {("name",): ("name",), ("align",): ("models",)}
+        if self.given.get("out_dtype") is None:
+            keys["merge", 0, "out_dtype"] = ("dtype",)
         return keys.get(path[:3], keys.get(path[:1], ("merge_method",)))

@@ -297,11 +297,20 @@ def _merged_accuracy(rows: Rows) -> str:
 
 
 def _run_memory(rows: Rows) -> str:
-    lines = [[row["case"], f"{row['MiB']:.0f}", f"{row['planned MiB']:.0f}"] for row in rows]
+    bound = "interpreter MiB", "result and three tensors MiB"
+    lines = [
+        [
+            row["case"], f"{row['MiB']:.0f}", f"{row['planned MiB']:.0f}",
+            f"{sum(row[part] for part in bound):.0f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    head = ["networks", "measured", "planned", "interpreter, result and three tensors"]
     return (
         "## Memory of runs\n\n`pytest -m bench tests/benchmarks/test_run_memory.py`: ResNet-50, "
-        "98 MiB each; the most memory of a run that is no part of a file, in MiB, and what "
-        f"`perm-merge plan` says.\n\n{table(['networks', 'measured', 'planned'], lines)}"
+        "98 MiB each; the most memory of a run that is no part of a file, in MiB; what "
+        "`perm-merge plan` says; and what the interpreter takes with all that runs load, the "
+        f"merged network and three of its largest tensors.\n\n{table(head, lines)}"
     )
 
 

@@ -27,6 +27,10 @@ def main() -> None:
     torch.set_num_threads(1)
     spec, out = sys.argv[1:]
     loaded = load(spec)
+    import mergekit_perm.networks
+    import mergekit_perm.report.html  # noqa: F401 (all that a run loads is the interpreter's own)
+
+    interpreter = own_memory()
     peak = [own_memory()]
 
     def watch() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
     threading.Thread(target=watch, daemon=True).start()
     planned = pipeline.make_plan(loaded, out=out).peak_memory / 2**20
     pipeline.run(loaded, out=out, trust_permutations=True)
-    print(json.dumps({"MiB": peak[0], "planned MiB": planned}))
+    print(json.dumps({"MiB": peak[0], "planned MiB": planned, "interpreter MiB": interpreter}))
 
 
 if __name__ == "__main__":

@@ -17,35 +17,45 @@ import pytest
 from mergekit_perm import checkpoints, networks
 from tests.benchmarks import results
 
+LINEAR = "method: linear"
+TRIMMED = "base_model: n0, parameters: {density: 0.5}"
 CASES = {
-    "2 merged": (2, ""),
-    "8 merged": (8, ""),
-    "32 merged": (32, ""),
+    "2 merged": (2, LINEAR, ""),
+    "8 merged": (8, LINEAR, ""),
+    "32 merged": (32, LINEAR, ""),
+    "50 merged": (50, LINEAR, ""),
+    "10 merged by ties": (10, f"method: ties, {TRIMMED}", ""),
+    "6 merged by della": (6, f"method: della, {TRIMMED}", ""),
+    "4 merged by karcher": (4, "method: karcher", ""),
     "2 aligned to one, merged": (
-        2, "align: {reference: n0, method: weight_matching, max_sweeps: 2}"
+        2, LINEAR, "align: {reference: n0, method: weight_matching, max_sweeps: 2}"
     ),
     "4 aligned jointly, merged": (
-        4, "align: {reference: joint, method: weight_matching, max_sweeps: 2, restarts: 1}"
+        4, LINEAR, "align: {reference: joint, method: weight_matching, max_sweeps: 2, restarts: 1}"
     ),
 }  # fmt: skip
 
 
 def row(case: str, folder: Path) -> dict[str, Any]:
-    count, align = CASES[case]
+    count, recipe, align = CASES[case]
     named = (f"n{i}: {{checkpoint: n{i % 4}.safetensors}}" for i in range(count))
     (folder / "spec.yaml").write_text(
         "format: perm-merge/run@1\nname: memory\narchitecture: resnet50\n"
-        f"networks: {{{', '.join(named)}}}\n{align}\nmerge: [{{name: mean, method: linear}}]\n"
+        f"networks: {{{', '.join(named)}}}\n{align}\nmerge: [{{name: m, {recipe}}}]\n"
     )
     command = [
         sys.executable, "-m", "tests.benchmarks.run_memory", str(folder / "spec.yaml"),
         str(folder / case.replace(" ", "-")),
     ]  # fmt: skip
+    sizes = [t.nbytes for t in checkpoints.map_state(folder / "n0.safetensors").values()]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True,
         env={**os.environ, "PERM_MERGE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    return {"case": case, **json.loads(done.stdout)}
+    bound = sum(sizes) + 3 * max(sizes)
+    return {
+        "case": case, **json.loads(done.stdout), "result and three tensors MiB": bound / 2**20,
+    }  # fmt: skip
 
 
 @pytest.mark.bench
@@ -58,3 +68,6 @@ def test_plans_say_what_runs_take_within_a_quarter(tmp_path: Path) -> None:
     results.keep("run_memory", rows)
     for each in rows:
         assert each["planned MiB"] == pytest.approx(each["MiB"], rel=0.25), each
+        if CASES[each["case"]][1:] == (LINEAR, ""):
+            bound = each["result and three tensors MiB"] + each["interpreter MiB"]
+            assert each["MiB"] < bound, each

@@ -12,6 +12,7 @@ from textwrap import dedent
 import pytest
 import torch
 
+from mergekit_perm import pipeline
 from mergekit_perm.errors import MergeError, SpecError
 from mergekit_perm.merge import RECIPES, find, merge, merge_tensors, plugins
 from mergekit_perm.merge.options import Option
@@ -48,6 +49,7 @@ SPEC = """\
 format: perm-merge/run@1
 name: x
 architecture: mlp
+options: {in_features: 64, hidden: [4], num_classes: 10}
 data: digits
 networks: {a: {train: {seed: 0}}, b: {train: {seed: 1}}, c: {train: {seed: 2}}}
 merge: [{name: m, base_model: a, method: METHOD, parameters: PARAMETERS}]
@@ -125,6 +127,23 @@ class TestInstalled:
         spec = loads(SPEC.replace("METHOD", "halfway").replace("PARAMETERS", "{strength: 1}"))
         assert spec.merge[0].parameters.model_dump() == {"weight": 1.0, "strength": 1.0}
         assert loads(resolved(spec)) == spec
+
+    def test_a_merge_follows_its_version_and_its_code(self, installed: Path) -> None:
+        spec = loads(SPEC.replace("METHOD", "halfway").replace("PARAMETERS", "{strength: 1}"))
+
+        def key() -> str:
+            stages = pipeline.make_plan(spec).steps
+            return next(step.stage.key for step in stages if step.stage.name == "merge/m")
+
+        first = key()
+        assert key() == first
+        with (installed / "half_recipes.py").open("a") as code:
+            code.write("# edited\n")
+        edited = key()
+        assert edited != first
+        metadata = installed / "half_recipes-1.0.dist-info/METADATA"
+        metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+        assert key() not in (first, edited)
 
     def test_a_spec_is_checked_against_it(self) -> None:
         text = SPEC.replace("METHOD", "halfway").replace("PARAMETERS", "{strenght: 1}")

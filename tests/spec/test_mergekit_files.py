@@ -185,12 +185,30 @@ def test_the_unused_density_of_task_arithmetic_is_noted() -> None:
     assert "density: left out" in done.notes[0]
 
 
-def test_dtypes_are_kept_or_noted() -> None:
-    text = "merge_method: linear\nmodels: [a.pth, b.pth]\ndtype: float16\nout_dtype: bfloat16\n"
-    done = converted(text)
-    for key in ("dtype", "out_dtype"):
-        kept = key in done.data["merge"][0]
-        assert kept != any(f" {key}: left out" in note for note in done.notes)
+@pytest.mark.parametrize(
+    ("dtypes", "written", "note"),
+    [
+        ("dtype: float16", "float16", "dtype: written in it; sums are taken in float64 here"),
+        ("out_dtype: bfloat16", "bfloat16", None),
+        (
+            "dtype: float16\nout_dtype: bfloat16",
+            "bfloat16",
+            "dtype: 'out_dtype: bfloat16' is written; sums are taken in float64 here",
+        ),
+        ("dtype: null", None, None),
+    ],
+)
+def test_dtypes_are_kept(dtypes: str, written: str | None, note: str | None) -> None:
+    done = converted(f"merge_method: linear\nmodels: [a.pth, b.pth]\n{dtypes}\n")
+    assert done.data["merge"][0].get("out_dtype") == written
+    notes = [each for each in done.notes if "dtype" in each]
+    assert [note is None or note in each for each in notes] == [True] * (note is not None)
+
+
+def test_dtypes_that_are_none() -> None:
+    with pytest.raises(SpecError, match=r":3:8: dtype: .*") as error:
+        converted("merge_method: linear\nmodels: [a.pth, b.pth]\ndtype: int8\n")
+    assert "float16" in str(error.value)
 
 
 REFERENCES = {
