@@ -21,7 +21,7 @@ options: {options}
 networks:
   a: {{checkpoint: a.safetensors}}
   b: {{checkpoint: b.safetensors}}
-align: {{}}
+align: {{restarts: 1}}
 merge: [{{name: mean, method: linear}}]
 """
 MERGED = "out/run/merged/mean"
