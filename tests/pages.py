@@ -19,12 +19,16 @@ from mergekit_perm.report.model import Report
 
 ALIKE = "<!doctype html>\n<title>The page of a report such as this one was drawn before.</title>\n"
 
+# What changes the title of a page, or a table of its own, and no more.
+APART = ("name", "provenance")
+
 _drawn: set[str] = set()
 
 
 def save_once(report: Report, path: Path) -> None:
     """Write the page of `report`, or a few words where that of one alike was drawn before."""
-    form = json.dumps(form_of(report.to_json()), sort_keys=True)
+    told = {key: value for key, value in report.to_json().items() if key not in APART}
+    form = json.dumps(form_of(told), sort_keys=True)
     if form in _drawn:
         write_text(path, ALIKE)
     else:
@@ -36,7 +40,7 @@ def form_of(value: Any) -> Any:
     """Return `value` with kinds of numbers in place of numbers, and lists as what is in them."""
     match value:
         case dict():
-            return {key: form_of(each) for key, each in value.items() if key != "provenance"}
+            return {key: form_of(each) for key, each in value.items()}
         case list():
             forms = [form_of(each) for each in value]
             kinds = {json.dumps(form, sort_keys=True): form for form in forms}
