@@ -18,7 +18,13 @@ torch.set_num_threads(1)
 NETWORKS = [
     ("mlp", {"in_features": 3, "hidden": [4, 5], "num_classes": 2}),
     ("test_vit", {"num_classes": 2, "depth": 2, "embed_dim": 32, "num_heads": 4}),
-    ("resnext50_32x4d", {"num_classes": 2, "layers": [1, 1, 1, 1]}),
+    (
+        "resnext50_32x4d",
+        {
+            **{"num_classes": 2, "layers": [1] * 4, "channels": [16, 32, 64, 128]},
+            **{"stem_width": 16, "cardinality": 8, "base_width": 32},
+        },
+    ),
 ]
 
 State = dict[str, torch.Tensor]

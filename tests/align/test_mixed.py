@@ -213,7 +213,7 @@ def test_batch_norm_is_estimated_and_nothing_given_changes(digits: data.Data) ->
         train.fit(module, digits.splits["train"], train.Recipe(epochs=1), seed=seed)
         states[name] = {k: v.detach().clone() for k, v in module.state_dict().items()}
     kept = {n: {k: v.clone() for k, v in state.items()} for n, state in states.items()}
-    family = aligned(states, digits, network=RESNET, steps=4, restarts=1)
+    family = aligned(states, digits, network=RESNET, steps=4, restarts=1, exchanges=20, count=512)
     for name, state in states.items():
         assert all(torch.equal(value, kept[name][tensor]) for tensor, value in state.items())
         running = "norm1.running_mean"

@@ -10,8 +10,22 @@ import pytest
 import torch
 
 from mergekit_perm import cli
+from mergekit_perm.report import html
+from tests import pages
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def drawn_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page of every run is drawn: for tests that look at it."""
+    monkeypatch.setattr(html, "save_html", pages.save_html)
+
+
+@pytest.fixture(autouse=True)
+def pages_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of reports that are alike are drawn once."""
+    monkeypatch.setattr(html, "save_html", pages.save_once)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ networks:
   a: {train: {seed: 0}}
   b: {train: {seed: 1}}
 train: {epochs: 1}
-align: {}
+align: {method: weight_matching}
 evaluate: {points: 3}
 gates:
   - {barrier: pair, metric: loss, split: test, at_most: 50}
@@ -99,7 +99,7 @@ def test_shipped_specs_are_found_by_name_from_any_folder(run: Run) -> None:
 
 
 def test_run_prints_the_report_and_where_it_is(run: Run) -> None:
-    code, out, err = run("run", "tiny.yaml")
+    code, out, err = run("run", "tiny.yaml", "--set", "align={}")
     assert (code, err) == (0, "")
     assert "Loss barriers" in out and "passed" in out
     assert out.endswith("Results are in out/tiny\n")
@@ -136,6 +136,7 @@ def test_plan_tells_what_would_run(run: Run) -> None:
     assert {stage["status"] for stage in json.loads(out)["stages"]} == {"done"}
 
 
+@pytest.mark.usefixtures("drawn_pages")
 def test_a_report_is_written_as_html_and_pictures(run: Run) -> None:
     run("run", "tiny.yaml")
     text = Path("out/tiny/report.html").read_text(encoding="utf-8")
@@ -455,7 +456,7 @@ def test_progress_is_drawn_on_a_terminal_only(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    code, out, _ = run("run", "tiny.yaml", "--json")
+    code, out, _ = run("run", "tiny.yaml", "--json", "--set", "align={}")
     assert code == 0 and json.loads(out)["name"] == "tiny"
     for stage in ("training a", "verifying mlp", "aligning b to a", "evaluating a+b, aligned"):
         assert stage in terminal.getvalue()

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mergekit_perm.report import html
 from mergekit_perm.spec import RunSpec, loads
+from tests import pages
 
 SMALL = """
 format: perm-merge/run@1
@@ -33,6 +35,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setenv("PERM_MERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(html, "save_html", pages.save_once)
 
 
 @pytest.fixture

@@ -21,11 +21,22 @@ options: {options}
 networks:
   a: {{checkpoint: a.safetensors}}
   b: {{checkpoint: b.safetensors}}
-align: {{}}
+align: {{restarts: 1}}
 merge: [{{name: mean, method: linear}}]
 """
 MERGED = "out/run/merged/mean"
 HEADLESS, FEATURES = {"num_classes": 0}, {"features_only": True}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def one_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first test derives, the others find: no test here is about that."""
+    monkeypatch.setenv("PERM_MERGE_CACHE", str(cache))
 
 
 def write(architecture: str, options: dict[str, Any], *names: str) -> None:

@@ -204,7 +204,7 @@ def test_a_full_disk_keeps_what_is_finished(small: Small, monkeypatch: pytest.Mo
 
 
 def test_a_killed_run_finishes_without_redoing(small_text: str) -> None:
-    Path("small.yaml").write_text(small_text.replace("epochs: 2", "epochs: 40"))
+    Path("small.yaml").write_text(small_text.replace("epochs: 2", "epochs: 20"))
     command = [sys.executable, "-c", "from mergekit_perm.cli import main; main()"]
     command += ["run", "small.yaml"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -217,8 +217,7 @@ def test_a_killed_run_finishes_without_redoing(small_text: str) -> None:
     assert process.returncode == -signal.SIGKILL
     before, trained = record.stat().st_mtime_ns, json.loads(record.read_text())
     assert not (FOLDER / "report.json").exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stderr
+    pipeline.run("small.yaml")
     assert record.stat().st_mtime_ns == before
     assert trained["result"]["origin"] == "trained"
     assert json.loads((FOLDER / "report.json").read_text())["name"] == "small"

@@ -170,7 +170,7 @@ def test_batch_norm_is_re_estimated_at_every_point_and_end(small: Small) -> None
     spec = small(
         "architecture=resnet_cifar",
         "options={depth: 8, width: 2, in_chans: 1, num_classes: 10, img_size: 8}",
-        "evaluate.calibration=[none, batch_norm]",
+        "evaluate={points: 3, simplex: {grid: 1}, calibration: [none, batch_norm]}",
         "train.epochs=1",
     )
     report = pipeline.run(spec)

@@ -21,6 +21,9 @@ from mergekit_perm.spec import Sweep, load_sweep, loads
 
 Load = Callable[..., Sweep]
 
+# For runs of which nothing but that they are runs, and differ, is looked at.
+SHORT = ("evaluate.simplex=null", "evaluate.points=3", "merge=[]")
+
 
 @pytest.fixture
 def load(small_text: str, tmp_path: Path) -> Load:
@@ -74,14 +77,14 @@ def stages(folder: Path, stage: str) -> str:
 
 
 def test_a_sweep_goes_on_where_it_stopped(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = load("{seeds: 2}")
+    sweep = load("{seeds: 2}", *SHORT)
     first = pipeline.run_sweep(sweep, out=Path("out"), jobs=1)
     monkeypatch.setattr(train, "fit", refuse)
     assert pipeline.run_sweep(sweep, out=Path("out"), jobs=1).comparison == first.comparison
 
 
 def test_several_at_once_are_what_one_after_another_are(load: Load) -> None:
-    sweep = load("{seeds: 2}", "evaluate.simplex=null", "merge=[]")
+    sweep = load("{seeds: 2}", *SHORT, "train.epochs=1")
     side_by_side = pipeline.run_sweep(sweep, out=Path("two"), jobs=2)
     alone = pipeline.run_sweep(sweep, out=Path("one"), jobs=1)
     for one, other in zip(alone.comparison.rows, side_by_side.comparison.rows, strict=True):
@@ -89,7 +92,7 @@ def test_several_at_once_are_what_one_after_another_are(load: Load) -> None:
 
 
 def test_a_run_that_fails_leaves_the_others(load: Load) -> None:
-    sweep = load("{over: {train.learning_rate: [0.1, 1.0e+30]}}", "merge=[]")
+    sweep = load("{over: {train.learning_rate: [0.1, 1.0e+30]}}", *SHORT)
     swept = pipeline.run_sweep(sweep, out=Path("out"), jobs=1)
     ((name, error),) = swept.failed.items()
     assert name == "learning_rate-1e-30" and "the loss is" in error
@@ -104,8 +107,7 @@ def test_a_run_that_fails_leaves_the_others(load: Load) -> None:
 
 def test_a_matrix_is_averaged_over_seeds(load: Load) -> None:
     sweep = load(
-        "{seeds: 3}", "train.checkpoints=[1]", "evaluate.matrix.points=3", "merge=[]",
-        "evaluate.simplex=null",
+        "{seeds: 3}", "train.checkpoints=[1]", "evaluate.matrix.points=3", *SHORT,
     )  # fmt: skip
     swept = pipeline.run_sweep(sweep, out=Path("out"), jobs=1)
     (first, *_) = swept.comparison.matrices
@@ -131,17 +133,17 @@ def test_the_folder_of_another_is_refused(load: Load, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no folder of a sweep; choose another folder with --out"):
         pipeline.run_sweep(load("{seeds: 1}"), out=out, jobs=1)
     out = tmp_path / "mine"
-    pipeline.run_sweep(load("{seeds: 1}"), out=out, jobs=1)
+    pipeline.run_sweep(load("{seeds: 1}", *SHORT), out=out, jobs=1)
     assert loads((out / "spec.yaml").read_text()).sweep is not None
     with pytest.raises(RunError, match="belongs to the sweep 'small'"):
         pipeline.run_sweep(load("{seeds: 1}", "name=other"), out=out, jobs=1)
-    pipeline.run_sweep(load("{seeds: 1}", "name=other"), out=out, jobs=1, force=True)
+    pipeline.run_sweep(load("{seeds: 1}", "name=other", *SHORT), out=out, jobs=1, force=True)
     found = load_sweep_folder(out)
     assert found is not None and found.name == "other"
 
 
 def test_runs_that_are_not_done_are_left_out(load: Load) -> None:
-    pipeline.run_sweep(load("{seeds: 2}"), out=Path("out"), jobs=1)
+    pipeline.run_sweep(load("{seeds: 2}", *SHORT), out=Path("out"), jobs=1)
     found = load_sweep_folder(Path("out"))
     assert found is not None
     (found.runs[0].folder / "report.json").unlink()
@@ -155,10 +157,10 @@ def test_runs_that_are_not_done_are_left_out(load: Load) -> None:
 def test_reports_of_an_earlier_sweep_are_not_taken_for_those_of_this_one(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline.run_sweep(load("{seeds: 2}"), out=Path("out"), jobs=1)
+    pipeline.run_sweep(load("{seeds: 2}", *SHORT), out=Path("out"), jobs=1)
     monkeypatch.setattr(train, "fit", refuse)
     with pytest.raises(RunError, match="all 2 runs failed; the first, small-0: AssertionError"):
-        pipeline.run_sweep(load("{seeds: 2}", "train.epochs=3"), out=Path("out"), jobs=1)
+        pipeline.run_sweep(load("{seeds: 2}", *SHORT, "train.epochs=3"), out=Path("out"), jobs=1)
     found = load_sweep_folder(Path("out"))
     assert found is not None and not found.is_done()
     with pytest.raises(RunError, match="has no run that is done"):
@@ -166,7 +168,7 @@ def test_reports_of_an_earlier_sweep_are_not_taken_for_those_of_this_one(
 
 
 def test_runs_are_grouped_by_what_the_sweep_varies(load: Load) -> None:
-    sweep = load("{seeds: 2, over: {align.seed: [0, 1]}}", "evaluate.simplex=null", "merge=[]")
+    sweep = load("{seeds: 2, over: {align.seed: [0, 1]}}", *SHORT)
     swept = pipeline.run_sweep(sweep, out=Path("out"), jobs=1)
     assert [column.runs for column in swept.comparison.columns] == [
         ("seed-0-0", "seed-0-1"), ("seed-1-0", "seed-1-1"),
@@ -177,7 +179,7 @@ def test_claims_are_about_the_checkpoints_of_each_run(load: Load) -> None:
     claim = "{text: t, value: {found_at: end, applied_at: all}, at_most: 9, split: test}"
     sweep = load(
         f"{{seeds: 2, over: {{train.epochs: [2, 3]}}, claims: [{claim}]}}",
-        "train.checkpoints=[1]", "evaluate.matrix.points=3", "evaluate.simplex=null", "merge=[]",
+        "train.checkpoints=[1]", "evaluate.matrix.points=3", *SHORT,
     )  # fmt: skip
     swept = pipeline.run_sweep(sweep, out=Path("out"), jobs=1)
     for finding, epochs in zip(swept.findings, (2, 3), strict=True):
@@ -195,7 +197,7 @@ def test_claims_are_about_the_checkpoints_of_each_run(load: Load) -> None:
 
 
 def test_a_run_is_not_put_into_the_folder_of_a_sweep(load: Load) -> None:
-    sweep = load("{seeds: 1}")
+    sweep = load("{seeds: 1}", *SHORT)
     pipeline.run_sweep(sweep, out=Path("out/small"), jobs=1)
     with pytest.raises(RunError, match="out/small: is the folder of a sweep"):
         pipeline.run(loads(sweep.text, overrides=["sweep=null"]))

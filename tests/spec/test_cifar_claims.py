@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mergekit_perm import networks, pipeline
-from mergekit_perm.spec import RunSpec, Sweep, load_sweep
+from mergekit_perm.spec import RunSpec, load_sweep
 from tests.cifar10 import write_cifar10
 
 CLAIMS = sorted((Path(__file__).parents[2] / "specs/claims").glob("*_cifar10.yaml"))
@@ -49,11 +49,11 @@ def trainings(spec: RunSpec) -> dict[Any, int]:
     return found
 
 
-def gpu_hours(sweep: Sweep) -> float:
+def gpu_hours(specs: list[RunSpec]) -> float:
     """Return the hours of all trainings, each once: forward, and twice that backward."""
     every: dict[Any, int] = {}
-    for variation in sweep.variations:
-        every |= trainings(sweep.spec_of(variation))
+    for spec in specs:
+        every |= trainings(spec)
     total = sum(
         3 * operations(architecture, width, depth) * EXAMPLES * epochs
         for (architecture, width, depth, *_), epochs in every.items()
@@ -61,17 +61,23 @@ def gpu_hours(sweep: Sweep) -> float:
     return total / RATE / 3600
 
 
+@cache
+def specs_of(path: Path) -> list[RunSpec]:
+    """Return the specs of all runs of a claim."""
+    sweep = load_sweep(path)
+    return [sweep.spec_of(variation) for variation in sweep.variations]
+
+
 @pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
 def test_what_is_said_of_hours_is_what_it_takes(path: Path) -> None:
     said = re.search(r"About ([0-9.]+) GPU hours of training, at 20 TFLOP/s", path.read_text())
     assert said is not None
-    assert float(said[1]) == pytest.approx(gpu_hours(load_sweep(path)), rel=0.06)
+    assert float(said[1]) == pytest.approx(gpu_hours(specs_of(path)), rel=0.06)
 
 
 @pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
 def test_they_are_of_the_networks_and_the_training_of_the_paper(path: Path) -> None:
-    sweep = load_sweep(path)
-    specs = [sweep.spec_of(variation) for variation in sweep.variations]
+    specs = specs_of(path)
     assert {(s.architecture, s.options["depth"]) for s in specs} == {
         ("vgg", 16), ("resnet_cifar", 20),
     }  # fmt: skip
@@ -102,11 +108,14 @@ def test_they_are_planned(path: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         "{depth: 16, width: 2, norm: layer_norm, init: he_normal, in_chans: 3, num_classes: 10}"
     )
     sweep = load_sweep(path, overrides=[f"data.root={tmp_path}", f"options={narrow}"])
-    variations = {variation.label: variation for variation in sweep.variations}
-    by_architecture = {sweep.spec_of(v).architecture: v for v in variations.values()}
+    by_architecture = {
+        spec.architecture: variation
+        for spec, variation in zip(specs_of(path), sweep.variations, strict=True)
+    }
     assert set(by_architecture) == {"vgg", "resnet_cifar"}
-    for variation in by_architecture.values():
+    for architecture, variation in by_architecture.items():
         spec = sweep.spec_of(variation)
+        assert spec.architecture == architecture
         plan = pipeline.make_plan(spec, out=tmp_path / "out", device="cpu")
         names = [step.stage.name for step in plan.steps]
         assert len(names) == len(set(names))

@@ -166,7 +166,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_resolving_keeps_the_spec(data: dict[str, Any]) -> None:
     spec = loads(dump(data))
