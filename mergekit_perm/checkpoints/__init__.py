@@ -12,12 +12,14 @@ from mergekit_perm.checkpoints.references import (
     local_file,
     plain_file,
 )
+from mergekit_perm.checkpoints.state_file import StateFile
 from mergekit_perm.checkpoints.tied import check_tied, completed, once, ties
 from mergekit_perm.checkpoints.writing import load_metadata, load_state, map_state, save
 
 __all__ = [
     "Checkpoint",
     "Origin",
+    "StateFile",
     "adapted",
     "bare_names",
     "check_finite",

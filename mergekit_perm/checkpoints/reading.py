@@ -54,20 +54,31 @@ def read(path: Path) -> Any:
 
 def metadata(path: Path) -> dict[str, str]:
     """Return the metadata in the header of the safetensors file `path`; errors as `read`."""
-    with _opened(path) as opened:
-        return dict(opened.metadata() or {})
+    with _opened(path) as found:
+        return dict(found.metadata() or {})
+
+
+def opened(path: Path) -> Any:
+    """Return the safetensors file `path` opened, for as long as that is held; errors as `read`."""
+    with _explained(path):
+        return safe_open(path, framework="pt")
 
 
 def _mapped(path: Path) -> dict[str, torch.Tensor]:
-    with _opened(path) as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    with _opened(path) as found:
+        return {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    with _explained(path), safe_open(path, framework="pt") as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as opened:
-            yield opened
+        yield
     except (SafetensorError, OSError, ValueError, RuntimeError) as cause:
         raise CheckpointError(
             f"{path}: cannot be read as safetensors ({cause}): {_AGAIN}"

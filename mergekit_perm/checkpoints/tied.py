@@ -6,7 +6,7 @@ left out which name stands for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,9 @@ from mergekit_perm.checkpoints import reading
 from mergekit_perm.errors import CheckpointError
 
 _SHOWN = 10
+
+# What headers tell besides, in words that a tensor may be called by as well.
+_TOLD = frozenset({"content", "format", "recipe", "source"})
 
 Ties = Mapping[str, str]
 _T = TypeVar("_T")
@@ -95,8 +98,18 @@ def read(path: Path) -> Any:
     content = reading.read(path)
     if path.suffix != ".safetensors":
         return content
-    header = reading.metadata(path)
-    return completed(content, {name: kept for name, kept in header.items() if kept in content})
+    return completed(content, left_out(reading.metadata(path), content))
+
+
+def left_out(header: Mapping[str, str], names: Container[str]) -> dict[str, str]:
+    """Return the names that a file leaves out, by its header, with those that stand for them.
+
+    Args:
+        header: of the file.
+        names: of the tensors in it.
+    """
+    told = {name: kept for name, kept in header.items() if name not in _TOLD}
+    return {name: kept for name, kept in told.items() if kept in names and name not in names}
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

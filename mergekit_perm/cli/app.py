@@ -17,11 +17,13 @@ import typer
 
 from mergekit_perm import __version__
 from mergekit_perm.cli.convert import convert
+from mergekit_perm.cli.explain import explain
 from mergekit_perm.cli.live import live_progress
+from mergekit_perm.cli.loading import load, load_all
 from mergekit_perm.cli.merge import merge
 from mergekit_perm.cli.permspec import permspec_app
 from mergekit_perm.cli.permute import permute
-from mergekit_perm.cli.shared import AsJson, Device, Out, Overrides, SpecArgument, spec_file
+from mergekit_perm.cli.shared import AsJson, Device, Out, Overrides, SpecArgument
 from mergekit_perm.cli.shown import folder_of, show_plan, show_report
 from mergekit_perm.cli.sweep import show_sweep, sweep
 from mergekit_perm.cli.written import write_shown
@@ -29,7 +31,6 @@ from mergekit_perm.errors import PermMergeError, RunError
 
 if TYPE_CHECKING:
     from mergekit_perm.report.repeats import Repeats
-    from mergekit_perm.spec import RunSpec
 
 app = typer.Typer(
     name="perm-merge",
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(permspec_app, name="permspec")
 app.command()(convert)
+app.command()(explain)
 app.command()(merge)
 app.command()(permute)
 app.command()(sweep)
@@ -89,7 +91,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train or read networks, align and merge them, and report loss barriers."""
-    loaded = _load(spec, overrides)
+    loaded = load(spec, overrides)
     from mergekit_perm import pipeline
 
     folder = folder_of(loaded, out)
@@ -110,7 +112,7 @@ def run(
 @app.command()
 def check(spec: SpecArgument, overrides: Overrides = None) -> None:
     """Report every problem of a run spec at once, without running anything."""
-    loaded = _load(spec, overrides)
+    loaded = load(spec, overrides)
     count = len(loaded.networks)
     typer.echo(f"{spec}: no problems ({count} network{'s' * (count > 1)})")
 
@@ -124,7 +126,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what would run, what is done or cached, which files, and the memory it needs."""
-    loaded, count = _load_all(spec, overrides)
+    loaded, count = load_all(spec, overrides)
     from mergekit_perm import pipeline
 
     folder = folder_of(loaded, out)
@@ -232,22 +234,3 @@ def _groups(paths: list[Path], *, each: bool) -> list[Repeats]:
     if each:
         return each_alone([*alone, *(report for group in groups for report in group.reports)])
     return renamed([*repeated(alone), *groups])
-
-
-def _load(text: str, overrides: list[str] | None) -> RunSpec:
-    """Load the run spec that `text` names: a file, stdin, or one that is shipped."""
-    return _load_all(text, overrides)[0]
-
-
-def _load_all(text: str, overrides: list[str] | None) -> tuple[RunSpec, int]:
-    """Load a run spec, and return how many runs it stands for: that of a sweep several."""
-    from mergekit_perm import spec
-    from mergekit_perm.spec.load import read
-
-    content, file, folder = read(spec_file(text))
-    given = overrides or ()
-    loaded = spec.loads(content, file=file, folder=folder, overrides=given)
-    if loaded.sweep is None:
-        return loaded, 1
-    swept = spec.loads_sweep(content, file=file, folder=folder, overrides=given)
-    return loaded, len(swept.variations)

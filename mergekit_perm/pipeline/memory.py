@@ -20,7 +20,7 @@ _MERGED, _MODULE, _TRAINED = 1.2, 2.0, 5.0
 
 # Copies of the largest tensor, in float64, for every network that is merged and besides; where a
 # recipe is no sum, which is made part by part.
-_OF_EACH, _BESIDES = 2, 8
+_OF_EACH, _BESIDES = 1.5, 9
 
 
 def peak_memory(inputs: Inputs) -> int:
@@ -41,7 +41,7 @@ def peak_memory(inputs: Inputs) -> int:
     return round(_INTERPRETER + data + max(single * copies + _recipes(inputs), single * aligning))
 
 
-def _recipes(inputs: Inputs) -> int:
+def _recipes(inputs: Inputs) -> float:
     """Return what the recipe takes that takes most, besides its result."""
     largest = 8 * max(map(_count, inputs.shapes.values()))
     numbers = (
@@ -49,7 +49,7 @@ def _recipes(inputs: Inputs) -> int:
         for recipe in inputs.spec.merge
         if recipe.method not in ("linear", "passthrough")
     )
-    return max((largest * (_OF_EACH * number + _BESIDES) for number in numbers), default=0)
+    return max((largest * (_OF_EACH * number + _BESIDES) for number in numbers), default=0.0)
 
 
 def _count(shape: tuple[int, ...]) -> int:

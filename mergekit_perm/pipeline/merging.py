@@ -57,7 +57,7 @@ class _Given(Mapping[str, torch.Tensor]):
     Tensors are made when they are asked for, so that one is in memory at a time.
     """
 
-    def __init__(self, state: State, recipe: MergeSpec) -> None:
+    def __init__(self, state: Mapping[str, torch.Tensor], recipe: MergeSpec) -> None:
         self._state, self._widened = state, recipe.out_dtype is not None
 
     def __getitem__(self, name: str) -> torch.Tensor:

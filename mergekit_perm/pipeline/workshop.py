@@ -78,20 +78,37 @@ class Workshop:
         """
         return {name: self._placed(name, alignment) for name in names}
 
-    def merged_from(self, recipe: MergeSpec, alignment: str) -> dict[str, State]:
-        """Return every network by name, and the checkpoints that `recipe` merges besides."""
-        spec = self.inputs.spec
-        return self.named(dict.fromkeys([*spec.networks, *spec.merged_networks(recipe)]), alignment)
+    def merged_from(
+        self, recipe: MergeSpec, alignment: str
+    ) -> dict[str, Mapping[str, torch.Tensor]]:
+        """Return every network by name, and the checkpoints that `recipe` merges besides.
 
-    def _placed(self, full: str, alignment: str) -> State:
+        Tensors are made when they are asked for: of many networks, even names take memory.
+        """
+        spec = self.inputs.spec
+        names = dict.fromkeys([*spec.networks, *spec.merged_networks(recipe)])
+        files = {name: self._file(name, alignment) for name in names}
+        return {
+            name: self._placed(name, alignment)
+            if file is None
+            else checkpoints.StateFile(self.folder.path / file)
+            for name, file in files.items()
+        }
+
+    def _file(self, full: str, alignment: str) -> str | None:
+        """Return where a network is, so placed, or a checkpoint; None where that is in no file."""
         spec = self.inputs.spec
         name, step = spec.checkpoint_named(full)
-        if step is None:
-            place = {"naive": network_file, "aligned": aligned_file}[alignment]
-            return self.read(place(name))
-        state = self.read(file_named(spec, full))
         if alignment == "naive":
-            return state
+            return file_named(spec, full)
+        return aligned_file(name) if step is None else None
+
+    def _placed(self, full: str, alignment: str) -> State:
+        file = self._file(full, alignment)
+        if file is not None:
+            return self.read(file)
+        name, _ = self.inputs.spec.checkpoint_named(full)
+        state = self.read(file_named(self.inputs.spec, full))
         return Alignment.load(self.folder.path / permutation_file(name)).apply(state)
 
     def checkpoints_of(self, step: str) -> dict[str, State]:

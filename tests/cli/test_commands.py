@@ -60,11 +60,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_help_names_every_command(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("run", "check", "plan", "sweep", "compare", "report", "permspec"):
+    for command in ("run", "check", "plan", "explain", "sweep", "compare", "report", "permspec"):
         assert f" {command} " in out
 
 
-@pytest.mark.parametrize("command", ["run", "check", "plan", "compare", "report"])
+@pytest.mark.parametrize("command", ["run", "check", "plan", "explain", "compare", "report"])
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0

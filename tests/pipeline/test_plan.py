@@ -67,7 +67,7 @@ def test_the_memory_estimate_grows_with_the_networks(small: Small) -> None:
     floats = 4 * entries
     added = wide.peak_memory - pipeline.make_plan(small()).peak_memory
     # Three networks jointly, measured by tests/benchmarks/test_run_memory.py.
-    assert added == pytest.approx(3 * 3.4 * floats, rel=0.01)
+    assert added == pytest.approx(3 * 3.5 * floats, rel=0.01)
     # Without alignment it is training that takes most: weights, gradients, momenta.
     alone = [small("align=null", f"options.hidden={hidden}") for hidden in ([2048, 2048], [8, 8])]
     wide, narrow = (pipeline.make_plan(spec).peak_memory for spec in alone)
