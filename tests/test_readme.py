@@ -74,6 +74,7 @@ def test_the_commands_are_many_enough() -> None:
     assert {shlex.split(command)[1] for command in COMMANDS} == {
         "check",
         "convert",
+        "explain",
         "merge",
         "plan",
         "report",
