@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
+from altair.expr.core import Expression
 
 from mergekit_perm.report.summaries import Case
 
@@ -71,6 +72,11 @@ def layers(*charts: alt.Chart, width: int | str, height: int) -> alt.LayerChart:
     layered = alt.layer(*charts)
     assert isinstance(layered, alt.LayerChart), "no chart has facets"
     return layered.properties(width=width, height=height)
+
+
+def black_or_white(light: Expression) -> alt.ColorValue:
+    """Return the colour of words on a coloured cell: black where it is `light`."""
+    return alt.ColorValue("#fff", condition={"test": light, "value": "#000"})
 
 
 def measured(excess: float, value: float, case: Case) -> Record:
@@ -156,9 +162,11 @@ def banded(base: alt.Chart, case: Case) -> alt.LayerChart:
     """Return curves of `excess` with a band from `low` to `high` around each."""
     return layers(
         base.mark_area(opacity=0.2, line=False).encode(
-            y=alt.Y("low:Q", title=excess_axis(case)), y2="high:Q"
+            y=alt.Y("low:Q", title=excess_axis(case)), y2=alt.Y2("high:Q")
         ),
-        base.mark_line(point=alt.OverlayMarkDef(size=25), strokeWidth=1.5).encode(y="excess:Q"),
+        base.mark_line(point=alt.OverlayMarkDef(size=25), strokeWidth=1.5).encode(
+            y=alt.Y("excess:Q")
+        ),
         width="container",
         height=_CURVE,
     )
@@ -177,13 +185,17 @@ def steps_chart(records: list[Record], rows: list[str], case: Case) -> alt.Layer
             axis=alt.Axis(orient="top", labelAngle=0),
         ),
         y=alt.Y("found:N", title="found at", sort=rows),
-        tooltip=["found:N", "applied:N", alt.Tooltip("excess:Q", format=".5")],
+        tooltip=[
+            alt.Tooltip("found:N"),
+            alt.Tooltip("applied:N"),
+            alt.Tooltip("excess:Q", format=".5"),
+        ],
     )
     cells = base.mark_rect().encode(
         color=alt.Color("excess:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
     )
     text = base.mark_text(fontSize=10).encode(
         text=alt.Text("excess:Q", format=".2~f"),
-        color=alt.condition(alt.datum.excess > top / 2, alt.value("#000"), alt.value("#fff")),
+        color=black_or_white(alt.datum.excess > top / 2),
     )
     return layers(cells, text, width="container", height=_CELL * len(rows))

@@ -74,9 +74,9 @@ def _height_chart(records: list[Record], comparison: Comparison, case: Case) -> 
     )
     return layers(
         base.mark_rule(strokeWidth=1.5).encode(
-            x=alt.X("low:Q", title=excess_axis(case)), x2="high:Q"
+            x=alt.X("low:Q", title=excess_axis(case)), x2=alt.X2("high:Q")
         ),
-        base.mark_circle(size=45, opacity=1).encode(x="excess:Q"),
+        base.mark_circle(size=45, opacity=1).encode(x=alt.X("excess:Q")),
         width="container",
         height=_LINE * len(lines) * (len(comparison.columns) + 1),
     )

@@ -16,6 +16,7 @@ from mergekit_perm.report.charts import (
     Figure,
     Record,
     along_pruning,
+    black_or_white,
     case_words,
     excess_axis,
     excess_words,
@@ -152,11 +153,11 @@ def _simplex_chart(records: list[Record], networks: Sequence[str], case: Case) -
     top = max(known, key=lambda record: record["excess"], default=None)
     ring = plot([top] if top else []).mark_point(size=220, color="#d62728", strokeWidth=2)
     below, above = (
-        plot(some).mark_text(dy=dy).encode(**position, text="name:N")
+        plot(some).mark_text(dy=dy).encode(**position, text=alt.Text("name:N"))
         for some, dy in ((corners[:2], 14), (corners[2:], -12))
     )
     return layers(
-        sides.encode(**position, order="order:Q"),
+        sides.encode(**position, order=alt.Order("order:Q")),
         dots.encode(**position, color=colour, tooltip=tooltip),
         ring.encode(**position),
         below,
@@ -208,14 +209,18 @@ def _matrix_chart(records: list[Record], names: list[str], case: Case) -> alt.La
     base = plot(records).encode(
         x=alt.X("other:N", title=None, sort=names, axis=alt.Axis(orient="top", labelAngle=0)),
         y=alt.Y("one:N", title=None, sort=names),
-        tooltip=["one:N", "other:N", alt.Tooltip("barrier:Q", format=".5")],
+        tooltip=[
+            alt.Tooltip("one:N"),
+            alt.Tooltip("other:N"),
+            alt.Tooltip("barrier:Q", format=".5"),
+        ],
     )
     cells = base.mark_rect().encode(
         color=alt.Color("barrier:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
     )
     text = base.mark_text(fontSize=11).encode(
         text=alt.Text("barrier:Q", format=".3~f" if top < 100 else ".3~s"),
-        color=alt.condition(alt.datum.barrier > top / 2, alt.value("#000"), alt.value("#fff")),
+        color=black_or_white(alt.datum.barrier > top / 2),
     )
     side = min(_SQUARE, 70 * len(names))
     return layers(cells, text, width=side, height=side)
@@ -311,9 +316,9 @@ def _group_chart(records: list[Record]) -> alt.LayerChart:
     )
     title = "mean cosine"
     return layers(
-        base.mark_rule(color="#999").encode(x=alt.X("before:Q", title=title), x2="after:Q"),
-        base.mark_point(size=40).encode(x="before:Q"),
-        base.mark_circle(size=45, opacity=1).encode(x="after:Q"),
+        base.mark_rule(color="#999").encode(x=alt.X("before:Q", title=title), x2=alt.X2("after:Q")),
+        base.mark_point(size=40).encode(x=alt.X("before:Q")),
+        base.mark_circle(size=45, opacity=1).encode(x=alt.X("after:Q")),
         width="container",
         height=_ROW * len(records),
     )
