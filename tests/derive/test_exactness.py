@@ -24,9 +24,14 @@ torch.set_num_threads(1)
 HANDWRITTEN = {path.stem: path for path in (Path(__file__).parent / "handwritten").glob("*.yaml")}
 
 
+@cache
+def derived_spec(architecture: str) -> PermutationSpec:
+    return pm.derive(architecture)
+
+
 @pytest.mark.parametrize("architecture", sorted(HANDWRITTEN))
 def test_derived_and_handwritten_specs_are_the_same_group(architecture: str) -> None:
-    derived = pm.derive(architecture)
+    derived = derived_spec(architecture)
     assert derived.shapes is not None
     written = PermutationSpec.load(HANDWRITTEN[architecture]).bind(derived.shapes)
     assert_same_group(derived, written)
@@ -53,7 +58,7 @@ def test_derived_specs_of_the_built_ins_are_their_own(
 
 
 def test_a_smaller_group_is_not_the_same() -> None:
-    derived = pm.derive("resnet18")
+    derived = derived_spec("resnet18")
     left_out = Whole("layer4.1.conv1")
     smaller = replace(
         derived,
@@ -107,7 +112,7 @@ def densenet_by_hand(shapes: dict[str, tuple[int, ...]]) -> PermutationSpec:
 
 
 def test_densenet_concatenates_as_its_blocks_say() -> None:
-    derived = pm.derive("densenet121")
+    derived = derived_spec("densenet121")
     assert derived.shapes is not None
     assert len(derived.groups) == 120
     by_hand = densenet_by_hand(dict(derived.shapes))
@@ -177,11 +182,6 @@ COUNTS = {
         1 + 4 + 11 * (2 + 2 * 3) + 2 * 2 + 2 * 2 * (2 * 2 + 5 * 4 + 2 * 8),
     ),
 }
-
-
-@cache
-def derived_spec(architecture: str) -> PermutationSpec:
-    return pm.derive(architecture)
 
 
 # These take seconds.
