@@ -29,6 +29,9 @@ ROUNDS = 3
 CASES = (("linear", None, 0.8), ("ties", 0.5, 0.2), ("ties", 1.0, None))
 
 
+_STATISTICS = ("num_batches_tracked", "running_var", "running_mean")
+
+
 def write_networks(folder: Path) -> list[str]:
     """Write ten networks near one; mergekit refuses those whose counters differ, so they do not."""
     base = networks.build("resnet50", {}, seed=0).state_dict()
@@ -132,9 +135,10 @@ def test_ten_networks_are_merged_sooner_than_by_mergekit(tmp_path: Path) -> None
         })  # fmt: skip
         mean = load_file(tmp_path / mine / f"merged/{method}/model.safetensors")
         same = load_file(next((tmp_path / their).glob("*.safetensors")))
-        for name in mean:
-            if not name.endswith(("num_batches_tracked", "running_var", "running_mean")):
-                torch.testing.assert_close(mean[name], same[name], rtol=1e-5, atol=1e-5)
+        compared = [name for name in mean if not name.endswith(_STATISTICS)]
+        other = sum(int((~torch.isclose(mean[n], same[n], 1e-5, 1e-5)).sum()) for n in compared)
+        # Of numbers that are equal but for rounding, each program keeps others.
+        assert other <= (1e-6 if density == 0.5 else 0) * sum(mean[n].numel() for n in compared)
     results.keep("merge_speed", rows)
     for row, (_, _, most) in zip(rows, CASES, strict=True):
         assert most is None or row["ratio"] <= most, row
