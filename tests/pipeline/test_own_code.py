@@ -86,7 +86,7 @@ def test_an_exception_in_the_users_code_ends_with_the_code_of_a_failed_run(
 ) -> None:
     spec = own(" + undefined_name")
     Path("own.yaml").write_text("")
-    monkeypatch.setattr(sys.modules["mergekit_perm.cli.app"], "_load", lambda *_: spec)
+    monkeypatch.setattr(sys.modules["mergekit_perm.cli.app"], "load", lambda *_: spec)
     monkeypatch.setattr(sys, "argv", ["perm-merge", "run", "own.yaml"])
     with pytest.raises(SystemExit) as end:
         cli.main()
