@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -111,6 +112,8 @@ def merge_key(inputs: Inputs, recipe: str) -> str:
         if name not in inputs.spec.networks
     ]
     key = digest(VERSION, "merge", family, options, inputs.options, *checkpoints)
+    if _has_gradient(options["parameters"]):  # which goes by where tensors are in the network
+        key = digest(key, merge.depths(inputs.shapes))
     if settings.method not in (*RECIPES, *DATA_RECIPES):
         key = digest(key, merge.plugins.identity(settings.method))
     if settings.method in DATA_RECIPES and inputs.data is not None:
@@ -124,6 +127,14 @@ def merge_key(inputs: Inputs, recipe: str) -> str:
     threads = torch.get_num_threads() if inputs.device.type == "cpu" else 0
     where = [calibration_batch_size(inputs), inputs.device.type, threads, torch.__version__]
     return digest(key, settings.calibrate, split, looked, where)
+
+
+def _has_gradient(value: Any) -> bool:
+    """Tell whether a gradient over depth is somewhere in parameters: a list of numbers."""
+    if isinstance(value, dict):
+        return any(map(_has_gradient, value.values()))
+    several = value if isinstance(value, list) else ()
+    return any(not isinstance(each, dict) or _has_gradient(each) for each in several)
 
 
 def evaluation_key(inputs: Inputs, key: str, calibration: str, points: Sequence[Weights]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,8 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     """Merge networks by `recipe`; write weights, config and spec, and read the weights back."""
     folder = f"merged/{recipe.name}"
     states = shop.merged_from(recipe, alignment)
-    family = {name: _Given(state, recipe) for name, state in states.items()}
+    order = tuple(shop.inputs.shapes)
+    family = {name: _Given(state, recipe, order) for name, state in states.items()}
     merged, soup = _merged(recipe, family, shop)
     merged = _with_missing(recipe, merged, family, shop)
     merged = checkpoints.completed(merged, shop.inputs.ties)
@@ -54,11 +55,14 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
 class _Given(Mapping[str, torch.Tensor]):
     """A network as recipes are given it: half precision is widened where more is asked for.
 
-    Tensors are made when they are asked for, so that one is in memory at a time.
+    Tensors are made when they are asked for, so that one is in memory at a time. Their names are in
+    the order of the network, which gradients over depth go by; files have them sorted.
     """
 
-    def __init__(self, state: Mapping[str, torch.Tensor], recipe: MergeSpec) -> None:
-        self._state, self._widened = state, recipe.out_dtype is not None
+    def __init__(
+        self, state: Mapping[str, torch.Tensor], recipe: MergeSpec, order: Sequence[str]
+    ) -> None:
+        self._state, self._widened, self._order = state, recipe.out_dtype is not None, order
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor = self._state[name]
@@ -67,10 +71,10 @@ class _Given(Mapping[str, torch.Tensor]):
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._state)
+        return iter(self._order)
 
     def __len__(self) -> int:
-        return len(self._state)
+        return len(self._order)
 
 
 def _merged(

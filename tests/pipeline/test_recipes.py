@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from mergekit_perm import networks
 from mergekit_perm.errors import MergeError
 from mergekit_perm.merge import merge
 from mergekit_perm.pipeline import run
@@ -57,3 +58,29 @@ def test_another_parameter_is_another_merge(small: Small, tmp_path: Path) -> Non
     run(small(TIES.replace("0.6]", "0.9]"), "evaluate.pairs=none"), out=out)
     after = load_file(out / "merged/t/model.safetensors")
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_gradient_goes_by_the_order_of_the_network(small: Small, tmp_path: Path) -> None:
+    """In a file names are sorted: `norm1` comes behind all layers there, and is in the stem."""
+    linear = "{a: [1, 0], b: [0, 1]}"
+    spec = small(
+        "architecture=resnet_cifar", "options={depth: 8, width: 2}", "data=null", "align=null",
+        "evaluate=null", f"networks={checkpoints(tmp_path)}",
+        f"merge=[{{name: m, method: linear, parameters: {{weight: {linear}}}}}]",
+    )  # fmt: skip
+    out = tmp_path / "out"
+    run(spec, out=out)
+    merged = load_file(out / "merged/m/model.safetensors")
+    first, last = (load_file(out / f"networks/{name}.safetensors") for name in "ab")
+    for stem in ("conv1.weight", "norm1.weight"):
+        assert torch.equal(merged[stem], first[stem])
+    assert torch.equal(merged["head.weight"], last["head.weight"])
+
+
+def checkpoints(folder: Path) -> str:
+    """Two networks as files, as a run spec names them."""
+    for seed, name in enumerate("ab"):
+        state = networks.build("resnet_cifar", {"depth": 8, "width": 2}, seed=seed).state_dict()
+        state["norm1.weight"] = torch.full_like(state["norm1.weight"], 1.0 + seed)
+        save_file(dict(state), folder / f"{name}.safetensors")
+    return str({name: {"checkpoint": str(folder / f"{name}.safetensors")} for name in "ab"})
