@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mergekit_perm.errors import SpecError
 from mergekit_perm.mergekit import MERGEKIT_METHODS
+from mergekit_perm.spec.fields import Dtype
 from mergekit_perm.spec.load import checked
 from mergekit_perm.spec.mergekit_models import Model, read_model, unknown_key
 from mergekit_perm.spec.mergekit_parameters import Parameters, read_parameters
@@ -123,6 +124,11 @@ def _unknown_keys(data: Mapping[str, Any]) -> list[Problem]:
         else problem
         for problem in problems
     ]
+
+
+def _dtype(value: Any) -> Any:
+    """Return a dtype as a run spec has it: mergekit has ``torch.float16`` too, and "" for none."""
+    return value.removeprefix("torch.") or None if isinstance(value, str) else value
 
 
 class _Reading:
@@ -245,12 +251,18 @@ class _Reading:
 
     def _dtypes(self) -> dict[str, Any]:
         """Return the dtype that is written: ``out_dtype``, or else ``dtype`` as for mergekit."""
-        computed, written = self.given.get("dtype"), self.given.get("out_dtype")
+        computed, written = (_dtype(self.given.get(key)) for key in ("dtype", "out_dtype"))
         if computed is not None:
             effect = "written in it" if written is None else f"'out_dtype: {written}' is written"
             self.notes.append((("dtype",), f"{effect}; sums are taken in float64 here"))
-        found = computed if written is None else written
-        return {} if found is None else {"out_dtype": found}
+        known = get_args(Dtype)
+        if computed is not None and written is not None and computed not in known:
+            # What is written is checked with the run spec; this one is in none.
+            listed = f"{', '.join(known[:-1])} or {known[-1]}"
+            hint = nearest(computed, known) if isinstance(computed, str) else None
+            self._problem(("dtype",), f"expected one of {listed}, found {found(computed)}", hint)
+        dtype = computed if written is None else written
+        return {} if dtype is None else {"out_dtype": dtype}
 
     # ---------------------------------------------------------------------------- checking
 

@@ -195,7 +195,9 @@ def test_the_unused_density_of_task_arithmetic_is_noted() -> None:
             "bfloat16",
             "dtype: 'out_dtype: bfloat16' is written; sums are taken in float64 here",
         ),
+        ("dtype: torch.float16", "float16", "dtype: written in it"),
         ("dtype: null", None, None),
+        ("dtype: ''", None, None),
     ],
 )
 def test_dtypes_are_kept(dtypes: str, written: str | None, note: str | None) -> None:
@@ -205,10 +207,13 @@ def test_dtypes_are_kept(dtypes: str, written: str | None, note: str | None) -> 
     assert [note is None or note in each for each in notes] == [True] * (note is not None)
 
 
-def test_dtypes_that_are_none() -> None:
-    with pytest.raises(SpecError, match=r":3:8: dtype: .*") as error:
-        converted("merge_method: linear\nmodels: [a.pth, b.pth]\ndtype: int8\n")
-    assert "float16" in str(error.value)
+@pytest.mark.parametrize("more", ["", "out_dtype: float32\n"])
+@pytest.mark.parametrize("dtype", ["int64", "auto", "8", "[float16]", "flaot16"])
+def test_dtypes_that_are_none(dtype: str, more: str) -> None:
+    with pytest.raises(SpecError, match=r":3:8: dtype: expected one of float64, float32") as error:
+        converted(f"merge_method: linear\nmodels: [a.pth, b.pth]\ndtype: {dtype}\n{more}")
+    assert str(error.value).endswith("\n1 problem in m.yaml; nothing was converted.")
+    assert ("did you mean 'float16'?" in str(error.value)) == (dtype == "flaot16")
 
 
 REFERENCES = {
