@@ -43,7 +43,8 @@ def merge(
             ``[{"filter": "glob:layer4*", "value": 0.3}, {"value": 0.5}]`` (a part of tensor names,
             ``glob:``, ``regex:``; the first that matches counts), or a gradient, a list of numbers
             over depth (`depths`); or a mapping from network to any of these, where an option has a
-            value for each network.
+            value for each network. Depth goes by the order of names in the first network: let that
+            be of a module's `state_dict()`, as files of safetensors have names sorted.
 
     Raises:
         MergeError: unknown method, or anything that does not fit, before a tensor is read; or
