@@ -36,19 +36,26 @@ def weighted_sum(
     result = torch.empty_like(first) if out is None else out
     if not used:
         return result.zero_()
-    for place, start, *others in _parts([result, *(tensor for tensor, _ in used)]):
-        total = start.to(_wide(start), copy=True).mul_(weight)
+    for place, start, *others in parts([result, *(tensor for tensor, _ in used)]):
+        total = start.to(wide(start), copy=True).mul_(weight)
         for part, (_, factor) in zip(others, used[1:], strict=True):
             total.add_(part, alpha=factor)
         place.copy_(total)
     return result
 
 
-def _parts(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the same parts of all `tensors`, small enough to stay in the cache of a processor."""
-    if tensors[0].device.type != "cpu" or not all(t.is_contiguous() for t in tensors):
-        return iter([tuple(tensors)])
-    return zip(*(torch.split(tensor.view(-1), _PART) for tensor in tensors), strict=True)
+def parts(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield the same parts of all `tensors`, small enough to stay in the cache of a processor.
+
+    The parts are of one axis, and share memory with tensors that are contiguous.
+
+    Args:
+        tensors: one or more of one shape, on one device.
+    """
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    if tensors[0].device.type != "cpu":
+        return iter([tuple(flat)])
+    return zip(*(torch.split(tensor, _PART) for tensor in flat), strict=True)
 
 
 def mismatch(states: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
@@ -70,7 +77,8 @@ def mismatch(states: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
     return ""
 
 
-def _wide(tensor: torch.Tensor) -> torch.dtype:
+def wide(tensor: torch.Tensor) -> torch.dtype:
+    """Return the dtype that sums of `tensor` are taken in."""
     # Apple's GPUs have no float64; float32 is then the best there is.
     widest = torch.float32 if tensor.device.type == "mps" else torch.float64
     return torch.promote_types(tensor.dtype, widest)

@@ -52,7 +52,6 @@ def some(spec: PermutationSpec, seed: int = 0, **names: str) -> Alignment:
 def built_in(name: str, options: dict[str, Any]) -> tuple[nn.Module, PermutationSpec]:
     module = networks.build(name, options, seed=0).double()
     text = networks.permutation_spec_text(name, options)
-    assert text is not None
     return module, PermutationSpec.loads(text).bind(checkpoints.shapes(module))
 
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mergekit_perm.errors import CheckpointError, NetworkError, SpecError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mergekit_perm.checkpoints import Origin
 
 GIVE_IT = "give it with --architecture, for example --architecture resnet18"
@@ -124,20 +122,11 @@ def _needed(name: str, options: Mapping[str, Any], looks: object) -> dict[str, A
     return needed
 
 
-def _looks(name: str, options: Mapping[str, Any]) -> object:
+def _looks(name: str, options: Mapping[str, Any]) -> str:
     """Return what tells two networks apart: parts, tensors, settings, how images are prepared."""
-    from mergekit_perm import checkpoints, networks
+    from mergekit_perm.pipeline.outline import outline
 
-    module = networks.skeleton(name, options)
-    plain = (bool, int, float, str, tuple)
-    settings = {
-        (part, key): value
-        for part, child in module.named_modules()
-        for key, value in vars(child).items()
-        if isinstance(value, plain) and key != "training"
-    }
-    prepared = networks.preprocessing(module, options)
-    return (str(module), checkpoints.shapes(module), settings, prepared)
+    return outline(name, options).looks
 
 
 # ------------------------------------------------------------------------------ classes
@@ -146,18 +135,19 @@ def _looks(name: str, options: Mapping[str, Any]) -> object:
 def _with_classes(chosen: Architecture, reference: str, folder: Path) -> Architecture:
     """Return `chosen` with as many classes as the classifier in the checkpoint has."""
     from mergekit_perm import checkpoints, networks
+    from mergekit_perm.pipeline.outline import outline
 
     if "num_classes" in chosen.options or networks.is_function(chosen.name):
         return chosen
-    module = networks.skeleton(chosen.name, chosen.options)
-    weight = _classifier(module)
+    known = outline(chosen.name, networks.without_weight_options(chosen.options))
+    weight = known.classifier
     if weight is None:
         return chosen
     try:
         state = checkpoints.load(reference, folder=folder).state
     except CheckpointError:  # the run says it better
         return chosen
-    before, found = checkpoints.shapes(module)[weight], state.get(weight)
+    before, found = known.shapes[weight], state.get(weight)
     if found is None:
         return _without_head(chosen, checkpoints.shapes(state), reference)
     if tuple(found.shape[1:]) != before[1:] or len(found) == before[0]:
@@ -171,22 +161,15 @@ def _without_head(
     chosen: Architecture, found: Mapping[str, tuple[int, ...]], reference: str
 ) -> Architecture:
     """Return `chosen` without a head, if that has the tensors that the checkpoint has."""
-    from mergekit_perm import checkpoints, networks
+    from mergekit_perm import networks
+    from mergekit_perm.pipeline.outline import outline
 
     options = {**chosen.options, "num_classes": 0}
     try:
-        shapes = checkpoints.shapes(networks.skeleton(chosen.name, options))
+        known = outline(chosen.name, networks.without_weight_options(options))
     except NetworkError:  # one that needs a head
         return chosen
-    if shapes != found:
+    if known.shapes != found:
         return chosen
     said = f"--options num_classes=0, as {reference} has no head"
     return Architecture(chosen.name, options, (*chosen.said, said))
-
-
-def _classifier(module: nn.Module) -> str | None:
-    """Return the name of the weight that has a row for every class, as timm tells it."""
-    config = getattr(module, "pretrained_cfg", None)
-    name = config.get("classifier") if isinstance(config, Mapping) else None
-    weight = f"{name}.weight"
-    return weight if isinstance(name, str) and weight in module.state_dict() else None

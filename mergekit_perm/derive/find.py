@@ -66,8 +66,8 @@ def find(
     Raises:
         DerivationError: none is known, and none can be derived.
     """
-    own = networks.permutation_spec_text(architecture, options)
-    if own is not None:
+    if architecture in networks.BUILTINS:
+        own = networks.permutation_spec_text(architecture, options)
         return _bound(own, f"{architecture}'s own", shapes)
     # A timm name may go on with a dot and the tag of its weights.
     is_function = networks.is_function(architecture)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mergekit_perm.merge.depth import depths
-    from mergekit_perm.merge.options import PerNetwork, Share, Within
+    from mergekit_perm.merge.options import AsStored, PerNetwork, Share, Within
     from mergekit_perm.merge.recipes import RECIPES, find, parameters_of
     from mergekit_perm.merge.streaming import explain, merge, merge_tensors
 
 __all__ = [
     "RECIPES",
+    "AsStored",
     "PerNetwork",
     "Share",
     "Within",
@@ -32,6 +33,7 @@ __all__ = [
 
 _HOMES = {
     "RECIPES": "recipes",
+    "AsStored": "options",
     "PerNetwork": "options",
     "Share": "options",
     "Within": "options",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
 
 from torch import Tensor
 
-from mergekit_perm.merge.options import PerNetwork, Share, each
+from mergekit_perm.merge.options import AsStored, PerNetwork, Share, each
 from mergekit_perm.merge.signs import agreeing_total
-from mergekit_perm.merge.sparsify import keep_middle, same_size
-from mergekit_perm.merge.task_vectors import differences, total
+from mergekit_perm.merge.sparsify import middle
+from mergekit_perm.merge.task_vectors import TaskVector, moved, total
+from mergekit_perm.weighted import wide
 
 
 def breadcrumbs(
-    tensors: Sequence[Tensor],
+    tensors: Annotated[Sequence[Tensor], AsStored()],
     *,
     base: Tensor,
     weight: PerNetwork = 1.0,
@@ -40,11 +43,12 @@ def breadcrumbs(
         MergeError: weights that sum to 0 while `normalize` is set.
     """
     thinned = _thinned(tensors, base, density, gamma, rescale=rescale)
-    return base + lambda_ * total(thinned, each(weight, len(tensors)), normalize=normalize)
+    added = partial(total, weights=each(weight, len(tensors)), normalize=normalize)
+    return moved(base, thinned, added, lambda_)
 
 
 def breadcrumbs_ties(
-    tensors: Sequence[Tensor],
+    tensors: Annotated[Sequence[Tensor], AsStored()],
     *,
     base: Tensor,
     weight: PerNetwork = 1.0,
@@ -60,7 +64,8 @@ def breadcrumbs_ties(
     had a part in it.
     """
     thinned = _thinned(tensors, base, density, gamma, rescale=rescale)
-    return base + lambda_ * agreeing_total(thinned, each(weight, len(tensors)), normalize=normalize)
+    agreeing = partial(agreeing_total, weights=each(weight, len(tensors)), normalize=normalize)
+    return moved(base, thinned, agreeing, lambda_)
 
 
 def _thinned(
@@ -70,11 +75,10 @@ def _thinned(
     gamma: float | Sequence[float],
     *,
     rescale: bool,
-) -> list[Tensor]:
-    thinned, count = [], len(tensors)
-    for vector, share, top in zip(
-        differences(tensors, base), each(density, count), each(gamma, count), strict=True
-    ):
-        thin = keep_middle(vector, share, top)
-        thinned.append(same_size(thin, vector) if rescale else thin)
-    return thinned
+) -> list[TaskVector]:
+    origin = base.to(wide(base))
+    shares, tops = each(density, len(tensors)), each(gamma, len(tensors))
+    return [
+        middle(tensor, origin, share, top, rescale=rescale)
+        for tensor, share, top in zip(tensors, shares, tops, strict=True)
+    ]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from mergekit_perm.merge.options import PerNetwork, Share, each
+from mergekit_perm.merge.options import AsStored, PerNetwork, Share, each
 from mergekit_perm.merge.signs import agreeing_total
-from mergekit_perm.merge.sparsify import keep_by_chance
-from mergekit_perm.merge.task_vectors import differences, total
+from mergekit_perm.merge.sparsify import by_chance
+from mergekit_perm.merge.task_vectors import TaskVector, moved, total
 
 
 def dare_linear(
-    tensors: Sequence[Tensor],
+    tensors: Annotated[Sequence[Tensor], AsStored()],
     *,
     base: Tensor,
     generators: Sequence[torch.Generator],
@@ -41,12 +43,13 @@ def dare_linear(
     Raises:
         MergeError: weights that sum to 0 while `normalize` is set.
     """
-    thinned = _thinned(tensors, base, generators, density, rescale=rescale)
-    return base + lambda_ * total(thinned, each(weight, len(tensors)), normalize=normalize)
+    thinned = _thinned(tensors, generators, density, rescale=rescale)
+    added = partial(total, weights=each(weight, len(tensors)), normalize=normalize)
+    return moved(base, thinned, added, lambda_)
 
 
 def dare_ties(
-    tensors: Sequence[Tensor],
+    tensors: Annotated[Sequence[Tensor], AsStored()],
     *,
     base: Tensor,
     generators: Sequence[torch.Generator],
@@ -61,22 +64,25 @@ def dare_ties(
     The arguments are those of `dare_linear`; `normalize` divides each element by the weights that
     had a part in it.
     """
-    thinned = _thinned(tensors, base, generators, density, rescale=rescale)
-    return base + lambda_ * agreeing_total(thinned, each(weight, len(tensors)), normalize=normalize)
+    thinned = _thinned(tensors, generators, density, rescale=rescale)
+    agreeing = partial(agreeing_total, weights=each(weight, len(tensors)), normalize=normalize)
+    return moved(base, thinned, agreeing, lambda_)
 
 
 def _thinned(
     tensors: Sequence[Tensor],
-    base: Tensor,
     generators: Sequence[torch.Generator],
     density: float | Sequence[float],
     *,
     rescale: bool,
-) -> list[Tensor]:
-    thinned = []
-    for vector, share, generator in zip(
-        differences(tensors, base), each(density, len(tensors)), generators, strict=True
-    ):
-        kept = keep_by_chance(vector, vector.new_tensor(share), generator)
-        thinned.append(kept / share if rescale and share > 0 else kept)
-    return thinned
+) -> list[TaskVector]:
+    return [
+        TaskVector(
+            tensor,
+            by_chance(tensor, share, generator),
+            1 / share if rescale and share > 0 else 1.0,
+        )
+        for tensor, share, generator in zip(
+            tensors, each(density, len(tensors)), generators, strict=True
+        )
+    ]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from mergekit_perm.merge.options import PerNetwork, Share, each
+from mergekit_perm.merge.options import AsStored, PerNetwork, Share, each
 from mergekit_perm.merge.signs import agreeing_total
-from mergekit_perm.merge.sparsify import chances_by_rank, keep_by_chance
-from mergekit_perm.merge.task_vectors import differences, total
+from mergekit_perm.merge.sparsify import by_chance, chances_by_rank
+from mergekit_perm.merge.task_vectors import TaskVector, moved, total
+from mergekit_perm.weighted import wide
 
 
 def della(
-    tensors: Sequence[Tensor],
+    tensors: Annotated[Sequence[Tensor], AsStored()],
     *,
     base: Tensor,
     generators: Sequence[torch.Generator],
@@ -44,11 +47,12 @@ def della(
         MergeError: `density` -+ `epsilon` not within 0 and 1.
     """
     thinned = _thinned(tensors, base, generators, density, epsilon, rescale=rescale)
-    return base + lambda_ * agreeing_total(thinned, each(weight, len(tensors)), normalize=normalize)
+    agreeing = partial(agreeing_total, weights=each(weight, len(tensors)), normalize=normalize)
+    return moved(base, thinned, agreeing, lambda_)
 
 
 def della_linear(
-    tensors: Sequence[Tensor],
+    tensors: Annotated[Sequence[Tensor], AsStored()],
     *,
     base: Tensor,
     generators: Sequence[torch.Generator],
@@ -67,7 +71,8 @@ def della_linear(
         MergeError: as `della`, and weights that sum to 0 while `normalize` is set.
     """
     thinned = _thinned(tensors, base, generators, density, epsilon, rescale=rescale)
-    return base + lambda_ * total(thinned, each(weight, len(tensors)), normalize=normalize)
+    added = partial(total, weights=each(weight, len(tensors)), normalize=normalize)
+    return moved(base, thinned, added, lambda_)
 
 
 def _thinned(
@@ -78,13 +83,13 @@ def _thinned(
     epsilon: float | Sequence[float],
     *,
     rescale: bool,
-) -> list[Tensor]:
-    vectors, count = differences(tensors, base), len(tensors)
-    thinned = []
-    for vector, share, reach, generator in zip(
-        vectors, each(density, count), each(epsilon, count), generators, strict=True
+) -> list[TaskVector]:
+    thinned, count, origin = [], len(tensors), base.to(wide(base))
+    for tensor, share, reach, generator in zip(
+        tensors, each(density, count), each(epsilon, count), generators, strict=True
     ):
-        chances = chances_by_rank(vector, share, reach)
-        kept = keep_by_chance(vector, chances, generator)
-        thinned.append(kept / chances.clamp_min(1e-12) if rescale else kept)
+        chances = chances_by_rank(TaskVector(tensor).since(origin), share, reach)
+        kept = by_chance(tensor, chances, generator)
+        factor = chances.clamp_min(1e-12).reciprocal_() if rescale else 1.0
+        thinned.append(TaskVector(tensor, kept, factor))
     return thinned

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor
 
-from mergekit_perm.merge.options import PerNetwork, each
+from mergekit_perm.merge.options import AsStored, PerNetwork, each
 from mergekit_perm.merge.task_vectors import divided
 from mergekit_perm.weighted import weighted_sum
 
 
 def linear(
-    tensors: Sequence[Tensor], *, weight: PerNetwork = 1.0, normalize: bool = True
+    tensors: Annotated[Sequence[Tensor], AsStored()],
+    *,
+    weight: PerNetwork = 1.0,
+    normalize: bool = True,
 ) -> Tensor:
     """Return the weighted sum of `tensors` (Model Soups, arXiv 2203.05482).
 

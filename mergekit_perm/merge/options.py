@@ -48,6 +48,14 @@ class _Each:
     """Marks an option that has one value for each network."""
 
 
+@dataclass(frozen=True, slots=True)
+class AsStored:
+    """Marks tensors that a recipe takes in their own dtype, and takes sums of in a wider one.
+
+    Without it, a recipe is given all tensors in float64.
+    """
+
+
 PerNetwork = Annotated[float | Sequence[float], _Each()]
 """One number for each network; a single one stands for all."""
 
@@ -82,6 +90,7 @@ class Table:
         base: whether it needs a base model.
         fewest, most: networks, without the base model.
         random: it takes `generators`, so that its option ``seed`` is no parameter of its own.
+        as_stored: it takes tensors in their own dtype.
     """
 
     options: Mapping[str, Option]
@@ -89,6 +98,7 @@ class Table:
     fewest: float = 1
     most: float = math.inf
     random: bool = False
+    as_stored: bool = False
 
 
 SEED = Option("whole", 0, least=0, most=2**63 - 1)
@@ -115,7 +125,12 @@ def table_of(function: Callable[..., Any]) -> Table:
         options["seed"] = SEED
     networks = _bounds(first.annotation, Within(1))
     return Table(
-        options, _base(given.get("base")), networks.least, networks.most, "generators" in given
+        options,
+        base=_base(given.get("base")),
+        fewest=networks.least,
+        most=networks.most,
+        random="generators" in given,
+        as_stored=any(isinstance(one, AsStored) for one in _metadata(first.annotation)),
     )
 
 
@@ -160,7 +175,7 @@ def _base(parameter: inspect.Parameter | None) -> Base:
 
 
 def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
-    metadata = getattr(parameter.annotation, "__metadata__", ())
+    metadata = _metadata(parameter.annotation)
     core = parameter.annotation if not metadata else typing.get_args(parameter.annotation)[0]
     for_each = any(isinstance(one, _Each) for one in metadata)
     kind: Kind | None = "number" if for_each else _KINDS.get(core)
@@ -175,5 +190,9 @@ def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> Optio
 
 
 def _bounds(annotation: Any, otherwise: Within) -> Within:
-    found = [one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, Within)]
+    found = [one for one in _metadata(annotation) if isinstance(one, Within)]
     return found[-1] if found else otherwise
+
+
+def _metadata(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__metadata__", ())

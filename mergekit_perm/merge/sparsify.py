@@ -7,33 +7,37 @@ import torch
 from torch import Tensor
 
 from mergekit_perm.errors import MergeError
+from mergekit_perm.merge.task_vectors import TaskVector
+from mergekit_perm.weighted import wide
 
 
-def keep_largest(vector: Tensor, density: float) -> Tensor:
-    """Return `vector` with the share `density` of its elements that are largest in size.
-
-    The rest is 0. As many are kept as whole numbers allow, rounded down, and at least one
-    unless `density` is 0 (TIES, arXiv 2306.01708).
-    """
-    return keep_middle(vector, density, 0.0)
-
-
-def keep_middle(vector: Tensor, density: float, gamma: float) -> Tensor:
-    """Return `vector` without its largest and its smallest elements (arXiv 2306.01708, 2312.06795).
+def middle(
+    tensor: Tensor, base: Tensor, density: float, gamma: float = 0.0, *, rescale: bool
+) -> TaskVector:
+    """Return a task vector without its largest and its smallest elements.
 
     The share `gamma` that is largest in size becomes 0, and so do the smallest, until the share
-    `density` is left. Where both cannot be had, fewer of the largest go.
+    `density` is left (arXiv 2306.01708, 2312.06795). Where both cannot be had, fewer of the largest
+    go. As many are left as whole numbers allow, rounded down, and at least one unless `density`
+    is 0.
+
+    Args:
+        tensor: of the network.
+        base: of the base model, of a wide dtype.
+        density, gamma: shares, from 0 to 1.
+        rescale: scale what is left until its L1 norm is that of the whole vector.
     """
-    count = vector.numel()
-    kept = number_kept(count, density)
-    if kept == count:
+    vector, count = TaskVector(tensor), tensor.numel()
+    left = number_kept(count, density)
+    if left == count:
         return vector
-    dropped_top = min(_whole(gamma * count), count - kept)
-    sizes = vector.abs().flatten()
-    mask = largest(sizes, dropped_top + kept)
+    dropped_top = min(_whole(gamma * count), count - left)
+    sizes = vector.since(base).abs_().flatten()
+    mask = largest(sizes, dropped_top + left)
     if dropped_top:
         mask &= ~largest(sizes, dropped_top)
-    return mask.view(vector.shape).to(vector.dtype).mul_(vector)
+    factor = _restoring(sizes, mask) if rescale else 1.0
+    return TaskVector(tensor, mask.view(tensor.shape), factor)
 
 
 def largest(numbers: Tensor, count: int) -> Tensor:
@@ -63,16 +67,16 @@ def number_kept(count: int, density: float) -> int:
     return max(min(_whole(density * count), count), 1 if density > 0 and count else 0)
 
 
-def keep_by_chance(vector: Tensor, keep: Tensor, generator: torch.Generator) -> Tensor:
-    """Return `vector` with every element kept by chance; the rest is 0.
+def by_chance(tensor: Tensor, chance: Tensor | float, generator: torch.Generator) -> Tensor:
+    """Return a mask of elements that are kept by chance, of the shape of `tensor`.
 
     Args:
-        vector: of any shape and device.
-        keep: the chance of each element, of the same shape or a number's.
+        tensor: of any shape and device.
+        chance: that of each element to be kept, of the same shape, or a single one.
         generator: on the CPU, so that the same elements are kept on every device.
     """
-    drawn = torch.rand(vector.shape, generator=generator, dtype=torch.float64)
-    return vector * (drawn.to(vector.device, keep.dtype) < keep)
+    drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+    return drawn.to(tensor.device, wide(tensor)) < chance
 
 
 def chances_by_rank(vector: Tensor, density: float, epsilon: float) -> Tensor:
@@ -98,10 +102,10 @@ def chances_by_rank(vector: Tensor, density: float, epsilon: float) -> Tensor:
     return (density + epsilon * (2 * place - 1)).view(vector.shape)
 
 
-def same_size(thinned: Tensor, vector: Tensor) -> Tensor:
-    """Return `thinned` scaled until the sizes of its elements add up as in `vector` (L1 norm)."""
-    left = thinned.abs().sum()
-    return thinned * (vector.abs().sum() / left) if left > 0 else thinned
+def _restoring(sizes: Tensor, mask: Tensor) -> float:
+    """Return the factor by which what is left adds up to as much as all of `sizes` (L1 norm)."""
+    left = float((sizes * mask).sum())
+    return float(sizes.sum()) / left if left > 0 else 1.0
 
 
 def _whole(number: float) -> int:

@@ -12,11 +12,10 @@ from torch import Tensor
 from mergekit_perm.checkpoints import completed, once
 from mergekit_perm.errors import MergeError
 from mergekit_perm.merge import buffers
-from mergekit_perm.merge.linear import linear
 from mergekit_perm.merge.options import keyword
 from mergekit_perm.merge.plan import Plan, States, planned
 from mergekit_perm.merge.recipes import Recipe
-from mergekit_perm.weighted import mismatch
+from mergekit_perm.weighted import mismatch, wide
 
 
 def merge(
@@ -127,14 +126,13 @@ def _merged(plan: Plan, name: str, states: States) -> Tensor:
     tensors, options = [found[network] for network in plan.networks], plan.options(name)
     if buffers.is_counter(first):
         return buffers.copied(tensors, base, options)
-    if plan.recipe.function is linear and not buffers.is_statistic(name):
-        return _call(plan, name, tensors, None, options)  # sums are taken wide there
-    wide = _Wide(tensors)
-    wide_base = None if base is None else _wide(base)
+    tensors, base = [_real(tensor) for tensor in tensors], None if base is None else _real(base)
     if buffers.is_statistic(name):
-        result = buffers.merged_statistic(wide, wide_base, options)
+        result = buffers.merged_statistic(_Wide(tensors), _maybe_wide(base), options)
+    elif plan.recipe.table.as_stored:
+        result = _call(plan, name, tensors, base, options)
     else:
-        result = _call(plan, name, wide, wide_base, options)
+        result = _call(plan, name, _Wide(tensors), _maybe_wide(base), options)
     return _narrow(result, first)
 
 
@@ -195,18 +193,19 @@ class _Wide(Sequence[Tensor]):
 
     def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
         found = self._tensors[index]
-        return _wide(found) if isinstance(found, Tensor) else _Wide(found)
+        return found.to(wide(found)) if isinstance(found, Tensor) else _Wide(found)
 
     def __len__(self) -> int:
         return len(self._tensors)
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """Return `tensor` in the dtype that sums are taken in; complex numbers as pairs."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    # Apple's GPUs have no float64; float32 is then the best there is.
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+def _maybe_wide(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.to(wide(tensor))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Return complex numbers as pairs."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _narrow(tensor: Tensor, like: Tensor) -> Tensor:

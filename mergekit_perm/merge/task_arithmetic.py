@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
 
 from torch import Tensor
 
-from mergekit_perm.merge.options import PerNetwork, each
-from mergekit_perm.merge.task_vectors import differences, total
+from mergekit_perm.merge.options import AsStored, PerNetwork, each
+from mergekit_perm.merge.task_vectors import TaskVector, moved, total
 
 
 def task_arithmetic(
-    tensors: Sequence[Tensor],
+    tensors: Annotated[Sequence[Tensor], AsStored()],
     *,
     base: Tensor,
     weight: PerNetwork = 1.0,
@@ -30,5 +32,6 @@ def task_arithmetic(
     Raises:
         MergeError: weights that sum to 0 while `normalize` is set.
     """
-    weights = each(weight, len(tensors))
-    return base + lambda_ * total(differences(tensors, base), weights, normalize=normalize)
+    vectors = [TaskVector(tensor) for tensor in tensors]
+    added = partial(total, weights=each(weight, len(tensors)), normalize=normalize)
+    return moved(base, vectors, added, lambda_)

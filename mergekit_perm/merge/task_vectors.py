@@ -1,14 +1,80 @@
-"""What recipes on task vectors share: differences from a base model, weighted and added up."""
+"""What recipes on task vectors share: differences from a base model, weighted and added up.
+
+A recipe that looks at one element at a time, once it knows which elements of a task vector are
+left, is `moved` by `TaskVector`s: of many networks little is then in memory.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mergekit_perm.errors import MergeError
+from mergekit_perm.weighted import parts, wide
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVector:
+    """How a tensor differs from that of a base model; made anew wherever it is needed.
+
+    Attributes:
+        tensor: of the network, in its own dtype.
+        kept: a mask of the elements that are left, the rest being 0; None for all.
+        factor: what they are multiplied by, one number or one for each element.
+    """
+
+    tensor: Tensor
+    kept: Tensor | None = None
+    factor: Tensor | float = 1.0
+
+    def since(self, base: Tensor) -> Tensor:
+        """Return the vector from `base`, which is of the same shape, and of a wide dtype."""
+        vector = self.tensor.to(base.dtype, copy=True).sub_(base)
+        if self.kept is not None:
+            vector.mul_(self.kept)
+        whole = isinstance(self.factor, float) and self.factor == 1
+        return vector if whole else vector.mul_(self.factor)
+
+    def parts(self) -> Iterator[TaskVector]:
+        """Yield the parts that `weighted.parts` divides it into."""
+        own = [part for part in (self.kept, self.factor) if isinstance(part, Tensor)]
+        for tensor, *others in parts([self.tensor, *own]):
+            kept = None if self.kept is None else others[0]
+            factor = others[-1] if isinstance(self.factor, Tensor) else self.factor
+            yield TaskVector(tensor, kept, factor)
+
+
+def moved(
+    base: Tensor,
+    vectors: Sequence[TaskVector],
+    combine: Callable[[Sequence[Tensor]], Tensor],
+    length: float,
+) -> Tensor:
+    """Return `base` + `length` * `combine`(`vectors`), part by part.
+
+    Args:
+        base: of the base model.
+        vectors: one or more.
+        combine: makes one vector of several, element by element.
+        length: of the step.
+    """
+    dtypes = {base.dtype, *(vector.tensor.dtype for vector in vectors)}
+    result = torch.empty_like(
+        base,
+        dtype=base.dtype if len(dtypes) == 1 else wide(base),  # rounded once
+        memory_format=torch.contiguous_format,
+    )
+    for (place, start), *each in zip(
+        parts([result, base]), *(vector.parts() for vector in vectors), strict=True
+    ):
+        origin = start.to(wide(start))
+        step = combine([vector.since(origin) for vector in each])
+        place.copy_(step.mul_(length).add_(origin))
+    return result
 
 
 def differences(tensors: Iterable[Tensor], base: Tensor) -> Iterator[Tensor]:

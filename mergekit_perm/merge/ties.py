@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
 
 from torch import Tensor
 
-from mergekit_perm.merge.options import PerNetwork, Share, each
+from mergekit_perm.merge.options import AsStored, PerNetwork, Share, each
 from mergekit_perm.merge.signs import agreeing_total
-from mergekit_perm.merge.sparsify import keep_largest, same_size
-from mergekit_perm.merge.task_vectors import differences
+from mergekit_perm.merge.sparsify import middle
+from mergekit_perm.merge.task_vectors import moved
+from mergekit_perm.weighted import wide
 
 
 def ties(
-    tensors: Sequence[Tensor],
+    tensors: Annotated[Sequence[Tensor], AsStored()],
     *,
     base: Tensor,
     weight: PerNetwork = 1.0,
@@ -33,9 +36,10 @@ def ties(
         normalize: divide each element by the weights that had a part in it.
         rescale: scale each trimmed vector until its L1 norm is that from before.
     """
-    trimmed, count = [], len(tensors)
-    for vector, kept in zip(differences(tensors, base), each(density, count), strict=True):
-        thin = keep_largest(vector, kept)
-        trimmed.append(same_size(thin, vector) if rescale else thin)
-    weights = each(weight, count)
-    return base + lambda_ * agreeing_total(trimmed, weights, normalize=normalize)
+    origin = base.to(wide(base))
+    trimmed = [
+        middle(tensor, origin, kept, rescale=rescale)
+        for tensor, kept in zip(tensors, each(density, len(tensors)), strict=True)
+    ]
+    agreeing = partial(agreeing_total, weights=each(weight, len(tensors)), normalize=normalize)
+    return moved(base, trimmed, agreeing, lambda_)

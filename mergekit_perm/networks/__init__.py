@@ -1,32 +1,33 @@
 """Architectures by name: everything timm has, three built-in families, and Python functions.
 
-This is the only package that imports timm; importing it registers `mlp`, `vgg` and
-`resnet_cifar` there, so that `timm.create_model` builds and loads them as well.
+This is the only package that imports timm, which takes seconds: what is here is loaded on first
+use, so that what needs names and no networks goes without. `mergekit_perm.networks.builtin`
+registers `mlp`, `vgg` and `resnet_cifar` in timm, so that `timm.create_model` builds and loads
+them as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import timm
-
-from mergekit_perm.networks import mlp, resnet_cifar, vgg
-from mergekit_perm.networks.building import (
-    build,
-    code_of,
+from mergekit_perm.networks.names import (
+    BUILTINS,
+    VERSION,
     is_function,
-    refusal,
-    skeleton,
     without_weight_options,
 )
-from mergekit_perm.networks.describing import (
-    example_inputs,
-    input_shape,
-    least_edge,
-    model_config,
-    preprocessing,
-)
+
+if TYPE_CHECKING:
+    from mergekit_perm.networks.building import build, code_of, skeleton
+    from mergekit_perm.networks.builtin import permutation_spec_text
+    from mergekit_perm.networks.describing import (
+        example_inputs,
+        input_shape,
+        least_edge,
+        model_config,
+        preprocessing,
+    )
 
 __all__ = [
     "BUILTINS",
@@ -44,28 +45,25 @@ __all__ = [
     "without_weight_options",
 ]
 
-# Of timm, whose networks may change from one version to the next.
-VERSION: str = timm.__version__
-
-BUILTINS = ("mlp", "vgg", "resnet_cifar")
-
-_SPEC_TEXTS: Mapping[str, Callable[..., str]] = {
-    "mlp": mlp.permutation_spec_text,
-    "vgg": vgg.permutation_spec_text,
-    "resnet_cifar": resnet_cifar.permutation_spec_text,
+# Public name -> the module that defines it, and imports timm (PEP 562).
+_HOMES = {
+    "build": "building",
+    "code_of": "building",
+    "example_inputs": "describing",
+    "input_shape": "describing",
+    "least_edge": "describing",
+    "model_config": "describing",
+    "permutation_spec_text": "builtin",
+    "preprocessing": "describing",
+    "skeleton": "building",
 }
 
 
-def permutation_spec_text(architecture: str, options: Mapping[str, Any] = {}) -> str | None:
-    """Return the permutation spec of a built-in architecture as YAML text; None for any other.
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mergekit_perm.networks' has no attribute '{name}'")
+    return getattr(import_module(f"mergekit_perm.networks.{_HOMES[name]}"), name)
 
-    Raises:
-        NetworkError: for options that the architecture does not have or values it cannot take.
-    """
-    write = _SPEC_TEXTS.get(architecture)
-    if write is None:
-        return None
-    try:
-        return write(**options)
-    except TypeError as cause:
-        raise refusal(architecture, options, cause, [write]) from cause
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

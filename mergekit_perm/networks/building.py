@@ -15,15 +15,11 @@ from timm.models import is_model, model_entrypoint
 from torch import nn
 
 from mergekit_perm.errors import NetworkError, suggest
-from mergekit_perm.networks.skeleton import without_weights
+from mergekit_perm.networks import mlp, resnet_cifar, vgg  # noqa: F401  registers them in timm
+from mergekit_perm.networks.names import SOURCES, is_function, without_weight_options
+from mergekit_perm.networks.without_weights import without_weights
 from mergekit_perm.python_path import code_sha256, find, is_python_path
 
-# timm reads these prefixes itself; anything else with a colon is a Python path.
-_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
-# Options that say where weights come from.
-_WEIGHT_OPTIONS = frozenset(
-    {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg_overlay", "pretrained_strict"}
-)
 _UNEXPECTED = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
 
@@ -56,11 +52,6 @@ def skeleton(architecture: str, options: Mapping[str, Any] = {}) -> nn.Module:
     return _built(architecture, without_weight_options(options), 0, without_weights)
 
 
-def without_weight_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` without those that only say where weights come from."""
-    return {name: value for name, value in options.items() if name not in _WEIGHT_OPTIONS}
-
-
 def _built(
     architecture: str,
     options: Mapping[str, Any],
@@ -82,11 +73,6 @@ def _built(
             f"'{architecture}' returned {type(module).__name__}, not a torch.nn.Module"
         )
     return module.eval()
-
-
-def is_function(architecture: str) -> bool:
-    """Return whether `architecture` is ``package.module:function`` rather than a name of timm."""
-    return is_python_path(architecture) and not architecture.startswith(_SOURCES)
 
 
 def code_of(architecture: str, module: nn.Module) -> str:
@@ -129,7 +115,7 @@ def _maker(architecture: str) -> Callable[..., Any]:
     """Return what builds `architecture` when called with options."""
     if is_function(architecture):
         return _function(architecture)
-    if not architecture.startswith(_SOURCES):
+    if not architecture.startswith(SOURCES):
         _check_name(architecture)
 
     def make(**options: Any) -> nn.Module:

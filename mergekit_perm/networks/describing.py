@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from mergekit_perm.errors import NetworkError
-from mergekit_perm.networks.building import is_function
+from mergekit_perm.networks.names import is_function
 from mergekit_perm.preprocessing import Preprocessing
 
 # Options that say where weights come from rather than what the network is.
@@ -117,8 +117,8 @@ def model_config(
     """Return what belongs into `config.json` beside the weights of `module`.
 
     timm builds and loads such a folder as ``local-dir:FOLDER``: anything in its registry, and the
-    built-ins once `mergekit_perm.networks` is imported. An architecture from a Python path is
-    recorded for people; timm cannot build it.
+    built-ins once `mergekit_perm.networks.builtin` is imported. An architecture from a Python path
+    is recorded for people; timm cannot build it.
 
     Args:
         architecture: what built the module.

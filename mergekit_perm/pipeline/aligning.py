@@ -32,15 +32,15 @@ def prove_permutations(shop: Workshop) -> Result:
     write_text(shop.folder.path / "permspec.yaml", found.text)
     result = {"source": found.source, "sha256": found.spec.sha256}
     if shop.trust_permutations:
-        module = shop.module()
-        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        known = inputs.outline
+        shapes = {name: known.shapes[name] for name in known.parameters}
         return {**result, "verified": False, "coverage": found.spec.coverage(shapes)}
     proof = derive.proven(
         found.spec,
         inputs.architecture,
         inputs.options,
         partial(derive.probe, inputs.architecture, inputs.options, found.spec),
-        code=inputs.code,
+        code=inputs.outline.code,
         force=not shop.use_cache,
         progress=shop.progress,
     )

@@ -28,7 +28,7 @@ def write_card(recipe: MergeSpec, shop: Workshop) -> Result:
     names = spec.merged_networks(recipe)
     hashes = {name: _sha256(name, shop) for name in names}
     report = assemble.report(inputs, shop.results, shop.folder)
-    text = model_card(recipe, hashes, inputs.config, spec, report)
+    text = model_card(recipe, hashes, inputs.outline.config, spec, report)
     write_text(shop.folder.path / card_file(recipe), text)
     return {}
 

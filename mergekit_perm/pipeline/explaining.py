@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergekit_perm import checkpoints, merge, networks
-from mergekit_perm.merge import buffers
+from mergekit_perm.pipeline.outline import outline
 from mergekit_perm.spec import RunSpec
 from mergekit_perm.spec.merge_models import MergeSpec
 from mergekit_perm.spec.recipes import DATA_RECIPES
@@ -39,25 +39,26 @@ def explained(spec: RunSpec, recipe: MergeSpec) -> dict[str, Explained]:
         MergeError: what is wrong with the recipe for these tensors, such as a dead filter.
     """
     first = next(iter(spec.networks))
-    module = networks.skeleton(spec.architecture_of(first), spec.options_of(first))
-    state = checkpoints.once(module.state_dict(), checkpoints.ties(module))
+    options = networks.without_weight_options(spec.options_of(first))
+    known = outline(spec.architecture_of(first), options)
+    tensors = list(checkpoints.once(known.shapes, known.ties))
     given = recipe.parameters.model_dump()
     names = spec.merged_networks(recipe)
     if recipe.method in DATA_RECIPES:  # whose options are the same in all tensors
-        options = dict.fromkeys(state, given)
+        found = dict.fromkeys(tensors, given)
     else:
-        options = merge.explain(
-            names, list(state), method=recipe.method, base_model=recipe.base_model, **given
+        found = merge.explain(
+            names, tensors, method=recipe.method, base_model=recipe.base_model, **given
         )
     merged = [name for name in names if name != recipe.base_model]
-    depths = merge.depths(state)
+    depths = merge.depths(tensors)
     return {
         name: Explained(
             depths[name],
-            buffers.is_counter(tensor),
-            {option: _by_network(value, merged) for option, value in options[name].items()},
+            name in known.counters,
+            {option: _by_network(value, merged) for option, value in found[name].items()},
         )
-        for name, tensor in state.items()
+        for name in tensors
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from mergekit_perm import checkpoints, networks
 from mergekit_perm.errors import CheckpointError, NetworkError
 from mergekit_perm.pipeline.inputs import Inputs
+from mergekit_perm.pipeline.outline import outline
 
 State = dict[str, torch.Tensor]
 
@@ -28,11 +29,11 @@ def fitted(
         CheckpointError: as `checkpoints.adapted`, with what to write where the head is too much or
             missing.
     """
-    whole = checkpoints.completed(state, inputs.ties)
+    whole = checkpoints.completed(state, inputs.outline.ties)
     try:
         return checkpoints.adapted(
             whole,
-            inputs.shapes,
+            inputs.outline.shapes,
             lambda tensor: inputs.spec.about_missing(tensor) is not None,
             source=source,
         )
@@ -51,23 +52,23 @@ def _advice(state: Mapping[str, torch.Tensor], inputs: Inputs) -> str:
             "network is loaded: timm.create_model('local-dir:...', pretrained=True, "
             "features_only=True)"
         )
-    extra = [name for name in found if name not in inputs.shapes]
-    if options.get("num_classes") == 0 and extra and inputs.shapes.items() <= found.items():
+    extra = [name for name in found if name not in inputs.outline.shapes]
+    if options.get("num_classes") == 0 and extra and inputs.outline.shapes.items() <= found.items():
         parts = dict.fromkeys(name.rpartition(".")[0] for name in extra)
         rules = ", ".join(f"{{filter: 'glob:{part}.*', policy: intersection}}" for part in parts)
         return (
             f"num_classes: 0 builds a network without a head: write missing: [{rules}] to leave "
             "that of the file out, or the number of classes to merge it"
         )
-    if found.items() < inputs.shapes.items() and found == _headless(inputs):
+    if found.items() < inputs.outline.shapes.items() and found == _headless(inputs):
         return "is it a network without a head? Then write options: {num_classes: 0}"
     return ""
 
 
 def _headless(inputs: Inputs) -> Mapping[str, Any] | None:
     """Return the shapes of the tensors without a head; None for networks that need one."""
-    options = {**inputs.options, "num_classes": 0}
+    options = {**networks.without_weight_options(inputs.options), "num_classes": 0}
     try:
-        return checkpoints.shapes(networks.skeleton(inputs.architecture, options))
+        return outline(inputs.architecture, options).shapes
     except NetworkError:
         return None

@@ -19,10 +19,9 @@ from mergekit_perm.checkpoints.hashes import content_sha256s
 from mergekit_perm.data import Data
 from mergekit_perm.derive import Found
 from mergekit_perm.errors import RunError
+from mergekit_perm.pipeline.outline import Outline, Shape, outline
 from mergekit_perm.spec import RunSpec
 from mergekit_perm.spec.recipes import DATA_RECIPES
-
-Shape = tuple[int, ...]
 
 # Statistics depend on how many examples there are at a time: one number for all devices.
 _CALIBRATING = 512
@@ -36,12 +35,7 @@ class Inputs:
         spec: the run spec.
         architecture: what builds the network that is evaluated: that of the first network.
         options: with which options.
-        code: a hash of the user's own code behind the architecture; "" for timm and built-ins.
-        shapes: the tensors of every network of the run, and their shapes.
-        ties: of these, names of tensors that have another name as well, which stands for them.
-        parameters: how many trainable numbers a network has.
-        config: what timm reads beside merged weights.
-        has_batch_norm: whether re-estimating BatchNorm statistics changes anything.
+        outline: what is known of its tensors, and of every network of the run.
         data: the data set, when something is trained or evaluated, or alignment looks at it.
         permutations: the permutation spec, when something is aligned.
         devices: where mixtures are measured, one or more.
@@ -52,12 +46,7 @@ class Inputs:
     spec: RunSpec
     architecture: str
     options: Mapping[str, Any]
-    code: str
-    shapes: Mapping[str, Shape]
-    ties: Mapping[str, str]
-    parameters: int
-    config: Mapping[str, Any]
-    has_batch_norm: bool
+    outline: Outline
     data: Data | None
     permutations: Found | None
     devices: tuple[torch.device, ...]
@@ -87,43 +76,30 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
     """
     first = next(iter(spec.networks))
     architecture, options = spec.architecture_of(first), spec.options_of(first)
-    module = _module(spec, architecture, options)
-    shapes, ties = checkpoints.shapes(module), checkpoints.ties(module)
-    _check_architectures(spec, shapes)
-    _check_missing(spec, ties)
-    for name in spec.networks:
-        if (pruning := spec.pruning(name)) is not None:
-            train.prunable(module, pruning.exclude)
-    _check_recipes(spec, [name for name in shapes if name not in ties])
+    module = networks.build(architecture, options, seed=0) if _looks_at_data(spec) else None
+    known = outline(architecture, options, module)
+    _check_architectures(spec, known.shapes)
+    _check_missing(spec, known.ties)
+    if module is not None:
+        _check_pruning(spec, module)
+    _check_recipes(spec, [name for name in known.shapes if name not in known.ties])
     chosen = device or (spec.evaluate.device if spec.evaluate else "auto")
-    found = _data(spec, module, options)
-    if found is not None:
-        outputs = _check_runs(architecture, module, found)
-        _check_classifies(spec, architecture, module, outputs)
     return Inputs(
         spec=spec,
         architecture=architecture,
         options=options,
-        code=networks.code_of(architecture, module),
-        shapes=shapes,
-        ties=ties,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        config=networks.model_config(architecture, options, module),
-        has_batch_norm=evaluate.has_batch_norm(module),
-        data=found,
-        permutations=_permutations(spec, module, shapes),
+        outline=known,
+        data=None if module is None else _data(spec, architecture, options, module),
+        permutations=_permutations(spec, known),
         devices=tuple(map(evaluate.device, chosen.split(","))),
         checkpoint_hashes=_checkpoint_hashes(spec),
     )
 
 
-def _module(spec: RunSpec, architecture: str, options: Mapping[str, Any]) -> torch.nn.Module:
-    """Return the network, without memory for its weights where it is only looked at."""
-    # Options about weights may say as well how images are prepared.
-    plain = networks.without_weight_options(options) == dict(options)
-    if plain and (spec.data is None or not _splits(spec)):
-        return networks.skeleton(architecture, options)
-    return networks.build(architecture, options, seed=0)
+def _check_pruning(spec: RunSpec, module: torch.nn.Module) -> None:
+    for name in spec.networks:
+        if (pruning := spec.pruning(name)) is not None:
+            train.prunable(module, pruning.exclude)
 
 
 def _check_recipes(spec: RunSpec, tensors: Sequence[str]) -> None:
@@ -156,8 +132,8 @@ def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:
         same = spec.architecture_of(name) == spec.architecture_of(first)
         if same and spec.options_of(name) == spec.options_of(first):
             continue
-        module = networks.skeleton(spec.architecture_of(name), spec.options_of(name))
-        other = checkpoints.shapes(module)
+        plain = networks.without_weight_options(spec.options_of(name))
+        other = outline(spec.architecture_of(name), plain).shapes
         trained = spec.networks[name].train is not None
         different = [
             tensor
@@ -175,19 +151,27 @@ def _check_architectures(spec: RunSpec, shapes: Mapping[str, Shape]) -> None:
             )
 
 
-def _data(spec: RunSpec, module: torch.nn.Module, options: Mapping[str, Any]) -> Data | None:
-    splits = _splits(spec)
-    if spec.data is None or not splits:
-        return None
+def _looks_at_data(spec: RunSpec) -> bool:
+    return spec.data is not None and bool(_splits(spec))
+
+
+def _data(
+    spec: RunSpec, architecture: str, options: Mapping[str, Any], module: torch.nn.Module
+) -> Data:
+    """Return the data, once it is known that the network runs on them and can be trained so."""
+    assert spec.data is not None
     # A relative folder:PATH starts from the spec's folder, as every path of a spec does.
     beside = spec.folder if spec.data.source.startswith("folder:") else None
-    return data.load(
+    found = data.load(
         spec.data.source,
         root=beside if spec.data.root is None else spec.path(spec.data.root),
         options=spec.data.options,
         preprocessing=networks.preprocessing(module, options),
-        splits=splits,
+        splits=_splits(spec),
     )
+    outputs = _check_runs(architecture, module, found)
+    _check_classifies(spec, architecture, module, outputs)
+    return found
 
 
 def _check_runs(architecture: str, module: torch.nn.Module, found: Data) -> Any:
@@ -243,17 +227,14 @@ def _evaluated(spec: RunSpec) -> list[str]:
     return [] if spec.evaluate is None else list(spec.evaluate.splits)
 
 
-def _permutations(
-    spec: RunSpec, module: torch.nn.Module, shapes: Mapping[str, Shape]
-) -> Found | None:
+def _permutations(spec: RunSpec, known: Outline) -> Found | None:
     if spec.align is None:
         return None
     if spec.align.permutations == "auto":
         first = next(iter(spec.networks))
         architecture, options = spec.architecture_of(first), spec.options_of(first)
-        code = networks.code_of(architecture, module)
-        return derive.find(architecture, options, shapes, code=code)
-    return derive.from_file(spec.path(spec.align.permutations), shapes)
+        return derive.find(architecture, options, known.shapes, code=known.code)
+    return derive.from_file(spec.path(spec.align.permutations), known.shapes)
 
 
 def _checkpoint_hashes(spec: RunSpec) -> dict[str, dict[str, str]]:
@@ -288,7 +269,7 @@ def calibrations(inputs: Inputs) -> list[str]:
 
 def calibration_of(inputs: Inputs, asked: str) -> str:
     """Return the calibration that is measured where `asked` is asked for."""
-    return evaluate.effective_calibration(asked, batch_norm=inputs.has_batch_norm)
+    return evaluate.effective_calibration(asked, batch_norm=inputs.outline.has_batch_norm)
 
 
 def calibration_batch_size(inputs: Inputs) -> int:

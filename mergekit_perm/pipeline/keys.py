@@ -29,7 +29,7 @@ def network_key(inputs: Inputs, name: str, step: str | None = None) -> str:
     """
     spec = inputs.spec
     network = spec.networks[name]
-    built = [spec.architecture_of(name), spec.options_of(name), inputs.code]
+    built = [spec.architecture_of(name), spec.options_of(name), inputs.outline.code]
     if network.train is None:
         hashes = inputs.checkpoint_hashes[name]
         content = hashes[step if step is not None and step in hashes else list(hashes)[-1]]
@@ -113,7 +113,7 @@ def merge_key(inputs: Inputs, recipe: str) -> str:
     ]
     key = digest(VERSION, "merge", family, options, inputs.options, *checkpoints)
     if _has_gradient(options["parameters"]):  # which goes by where tensors are in the network
-        key = digest(key, merge.depths(inputs.shapes))
+        key = digest(key, merge.depths(inputs.outline.shapes))
     if settings.method not in (*RECIPES, *DATA_RECIPES):
         key = digest(key, merge.plugins.identity(settings.method))
     if settings.method in DATA_RECIPES and inputs.data is not None:

@@ -28,7 +28,7 @@ def loading(config: Mapping[str, Any], folder: str = ".") -> list[str]:
         ]
     lines = ["import timm"]
     if name in BUILTINS:
-        lines.append("import mergekit_perm.networks")  # which registers them
+        lines.append("import mergekit_perm.networks.builtin")  # which registers them
     # Pretrained weights are loaded before a network is cut down to its features and renamed.
     how = f"checkpoint_path={weights!r}" if options.get("features_only") else "pretrained=True"
     return [*lines, f"model = timm.create_model({place!r}, {how})"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from mergekit_perm import merge
 from mergekit_perm.data import InMemory
 from mergekit_perm.pipeline.inputs import Inputs
 from mergekit_perm.pipeline.keys import found_at
+from mergekit_perm.spec.recipes import DATA_RECIPES
 from mergekit_perm.spec.run_spec import JOINT
 
-# What Python, torch and timm take of their own before any network is built, in bytes; on Linux.
-_INTERPRETER = 445 * 2**20
+# What Python and torch take of their own before anything is read, and timm as soon as a network is
+# built, in bytes; on Linux.
+_INTERPRETER, _TIMM = 300 * 2**20, 145 * 2**20
 
 # Copies of every network that alignment holds: to a network, and jointly. Other methods hold about
 # what `mixed` does of ResNets; those with soft members hold more of networks of few wide layers.
@@ -18,10 +21,10 @@ _OTHERS = 7.0
 # Copies of one network: what is merged; a module and what is made of it; a module in training.
 _MERGED, _MODULE, _TRAINED = 1.2, 2.0, 5.0
 
-# Copies of the largest tensor, in float64, for every network that is merged and besides; where a
-# recipe is no sum, which is made part by part.
-_OF_EACH, _BESIDES = 1.8, 8
-_RANKS = 6  # of della, which puts elements in order
+# Copies of the largest tensor, in float64, for every network that is merged and besides: of recipes
+# that work part by part, and keep masks; of della, which keeps chances and puts elements in order;
+# and of the rest.
+_BY_PARTS, _BY_RANK, _WHOLE = (0.15, 3.0), (1.8, 14.0), (1.8, 8.0)
 
 
 def peak_memory(inputs: Inputs) -> int:
@@ -30,8 +33,9 @@ def peak_memory(inputs: Inputs) -> int:
     Networks in files are mapped, and take none. Checkpoints that are stacked are networks as well.
     What activations take is not known before.
     """
-    spec, single = inputs.spec, 4 * sum(map(_count, inputs.shapes.values()))
+    spec, single = inputs.spec, 4 * sum(map(_count, inputs.outline.shapes.values()))
     data, copies = _data_bytes(inputs), _MERGED if inputs.data is None else _MODULE
+    interpreter = _INTERPRETER + (0 if inputs.data is None else _TIMM)
     if any(network.train is not None for network in spec.networks.values()):
         copies = _TRAINED
     aligning = 0.0
@@ -39,19 +43,25 @@ def peak_memory(inputs: Inputs) -> int:
         of_each = _MATCHING.get(spec.align.method, (_OTHERS, _OTHERS))
         networks = len(spec.networks) * max(1, len(found_at(inputs)))
         aligning = networks * of_each[spec.align.reference == JOINT]
-    return round(_INTERPRETER + data + max(single * copies + _recipes(inputs), single * aligning))
+    return round(interpreter + data + max(single * copies + _recipes(inputs), single * aligning))
 
 
 def _recipes(inputs: Inputs) -> float:
     """Return what the recipe takes that takes most, besides its result."""
-    largest = 8 * max(map(_count, inputs.shapes.values()))
+    largest = 8 * max(map(_count, inputs.outline.shapes.values()))
     copies = [0.0]
     for recipe in inputs.spec.merge:
         if recipe.method not in ("linear", "passthrough"):
             number = len(inputs.spec.merged_networks(recipe))
-            ranks = _RANKS if recipe.method.startswith("della") else 0
-            copies.append(_OF_EACH * number + _BESIDES + ranks)
+            of_each, besides = _copies(recipe.method)
+            copies.append(of_each * number + besides)
     return largest * max(copies)
+
+
+def _copies(method: str) -> tuple[float, float]:
+    if method in DATA_RECIPES or not merge.find(method).table.as_stored:
+        return _WHOLE
+    return _BY_RANK if method.startswith("della") else _BY_PARTS
 
 
 def _count(shape: tuple[int, ...]) -> int:

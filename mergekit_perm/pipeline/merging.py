@@ -33,17 +33,18 @@ def merge_networks(recipe: MergeSpec, alignment: str, shop: Workshop) -> Result:
     """Merge networks by `recipe`; write weights, config and spec, and read the weights back."""
     folder = f"merged/{recipe.name}"
     states = shop.merged_from(recipe, alignment)
-    order = tuple(shop.inputs.shapes)
+    order = tuple(shop.inputs.outline.shapes)
     family = {name: _Given(state, recipe, order) for name, state in states.items()}
     merged, soup = _merged(recipe, family, shop)
     merged = _with_missing(recipe, merged, family, shop)
-    merged = checkpoints.completed(merged, shop.inputs.ties)
+    merged = checkpoints.completed(merged, shop.inputs.outline.ties)
     merged, done = calibrated(recipe, merged, family, shop)
     merged = {name: _as_asked(tensor, recipe) for name, tensor in merged.items()}
     file = f"{folder}/model.safetensors"
     shop.write(file, merged, format="pt", recipe=recipe.name)
     write_text(
-        shop.folder.path / folder / "config.json", json.dumps(shop.inputs.config, indent=2) + "\n"
+        shop.folder.path / folder / "config.json",
+        json.dumps(shop.inputs.outline.config, indent=2) + "\n",
     )
     write_text(shop.folder.path / folder / "perm_merge_config.yml", resolved(shop.inputs.spec))
     back = shop.read(file)
@@ -88,7 +89,7 @@ def _merged(
         {name: family[name] for name in names},
         method=recipe.method,
         base_model=recipe.base_model,
-        ties=shop.inputs.ties,
+        ties=shop.inputs.outline.ties,
         **recipe.parameters.model_dump(),
     )
     return dict(merged), {}

@@ -125,7 +125,9 @@ def _status(stage: Stage, inputs: Inputs, folder: RunFolder) -> str:
         return "cached"
     found = inputs.permutations
     if stage.name == "permutations" and found is not None:
-        proven = is_proven(found.spec, inputs.architecture, inputs.options, code=inputs.code)
+        proven = is_proven(
+            found.spec, inputs.architecture, inputs.options, code=inputs.outline.code
+        )
         return "cached" if proven else "to do"
     return "to do"
 
@@ -222,7 +224,7 @@ def _alignment_stages(inputs: Inputs) -> Iterator[Stage]:
             VERSION,
             "permutations",
             found.spec.sha256,
-            [inputs.architecture, inputs.options, inputs.code],
+            [inputs.architecture, inputs.options, inputs.outline.code],
         ),
         ("permspec.yaml",),
         aligning.prove_permutations,

@@ -77,12 +77,12 @@ def read_network(name: str, shop: Workshop) -> Result:
 
 def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: Workshop) -> Result:
     """Read one checkpoint into `file` of the folder, if it fits and is finite."""
-    spec, inputs = shop.inputs.spec, shop.inputs
-    plain = checkpoints.plain_file(source, inputs.shapes, folder=spec.folder, ties=shop.left_out)
+    spec, inputs, known = shop.inputs.spec, shop.inputs, shop.inputs.outline
+    plain = checkpoints.plain_file(source, known.shapes, folder=spec.folder, ties=shop.left_out)
     if plain is not None and ema is not True:
         state = checkpoints.map_state(plain)
         checkpoints.check_finite(state, source=str(plain))
-        checkpoints.check_tied(state, inputs.ties, source=str(plain))
+        checkpoints.check_tied(state, known.ties, source=str(plain))
         # A run may write what it has read, if that lies in its own folder.
         within = plain.resolve().is_relative_to(shop.folder.path.resolve())
         (checkpoints.copy if within else checkpoints.link)(plain, shop.folder.path / file)
@@ -90,7 +90,7 @@ def _read_checkpoint(source: str, file: str, ema: bool | Literal["auto"], shop: 
     found = checkpoints.load(source, ema=ema, folder=spec.folder)
     state, absent = fitted(found.state, inputs, source=found.source)
     checkpoints.check_finite(state, source=found.source)
-    checkpoints.check_tied(state, inputs.ties, source=found.source)
+    checkpoints.check_tied(state, known.ties, source=found.source)
     shop.write(file, state, source=source)
     return {"origin": "checkpoint", "source": source, "key": found.key, "absent": absent}
 

@@ -50,7 +50,7 @@ class Workshop:
         all of them, whereas safetensors' `load_model` takes what has one.
         """
         inputs = self.inputs
-        return inputs.ties if networks.is_function(inputs.architecture) else {}
+        return inputs.outline.ties if networks.is_function(inputs.architecture) else {}
 
     def read(self, file: str) -> State:
         """Return the weights in `file` of the folder, mapped into memory."""

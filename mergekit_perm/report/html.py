@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergekit_perm.files import write_text
 from mergekit_perm.report import summaries
-from mergekit_perm.report.figures import figures
 from mergekit_perm.report.matrix_terminal import step_words
 from mergekit_perm.report.model import Barrier, Metrics, Report
 from mergekit_perm.report.numbers import number
 from mergekit_perm.report.page import figure_places, page, table
 from mergekit_perm.report.terminal import alignment_sentences, gate_words
 
+if TYPE_CHECKING:
+    from mergekit_perm.report.charts import Figure
+
+# Parts of a report that tables and sentences tell, and no figure.
+_TOLD = {"name", "networks", "merged", "gates", "provenance", "notes", "format"}
+
 
 def to_html(report: Report) -> str:
     """Return the report as the text of an HTML file, complete with the scripts it needs."""
-    drawn = figures(report)
+    drawn = _figures(report)
     body = [
         *_introduction(report), *_barriers(report), *_others(report), *figure_places(drawn),
         *_provenance(report),
@@ -29,6 +36,14 @@ def to_html(report: Report) -> str:
 def save_html(report: Report, path: Path) -> None:
     """Write the report to `path` as HTML, in one step."""
     write_text(path, to_html(report))
+
+
+def _figures(report: Report) -> list[Figure]:
+    if not any(getattr(report, part.name) for part in fields(report) if part.name not in _TOLD):
+        return []
+    from mergekit_perm.report.figures import figures  # half a second
+
+    return figures(report)
 
 
 def _introduction(report: Report) -> Iterator[str]:

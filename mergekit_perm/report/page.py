@@ -6,11 +6,10 @@ import html
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
-import vl_convert
-
-from mergekit_perm.report.charts import Figure
-from mergekit_perm.report.pictures import VEGA_LITE
+if TYPE_CHECKING:  # what draws figures takes a moment to load, and a page may have none
+    from mergekit_perm.report.charts import Figure
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --line: #d5d8dc; --dim: #5c6370; }
@@ -146,6 +145,10 @@ def table(
 @cache
 def _library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    from mergekit_perm.report.pictures import VEGA_LITE
+
     # Without a snippet of our own, which its type asks for, it has all of Vega.
     script: str = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
     return script.replace("</script", "<\\/script")

@@ -50,7 +50,6 @@ def mlps(digits: Split) -> dict[str, State]:
 
 def spec_of(architecture: str, options: Mapping[str, Any]) -> PermutationSpec:
     text = networks.permutation_spec_text(architecture, options)
-    assert text is not None
     module = networks.build(architecture, options)
     return PermutationSpec.loads(text).bind(
         {n: tuple(t.shape) for n, t in module.state_dict().items()}

@@ -260,18 +260,22 @@ def _merging(rows: Rows) -> str:
     lines = [
         [
             row["method"] + ("" if row["density"] is None else f", density {row['density']:g}"),
-            f"{row['seconds']:.1f}", f"{row['mergekit seconds']:.1f}",
-            f"{row['ratio']:.2f}", f"{row['MiB']:.0f}", f"{row['mergekit MiB']:.0f}",
+            f"{row['first seconds']:.1f}", f"{row['seconds']:.1f}",
+            f"{row['mergekit seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['MiB']:.0f}",
+            f"{row['mergekit MiB']:.0f}",
         ]
         for row in rows
     ]  # fmt: skip
     first = rows[0]
-    head = ["recipe", "seconds", "mergekit", "ratio", "MiB of its own", "mergekit"]
+    head = [
+        "recipe", "first run, s", "later, s", "mergekit, s", "ratio", "MiB of its own", "mergekit",
+    ]  # fmt: skip
     return (
         f"## {first['networks']} checkpoints of ResNet-50 merged, and by mergekit\n\n"
         f"`pytest -m bench tests/benchmarks/test_merge_speed.py`: `perm-merge merge` without "
         f"alignment and `mergekit-pytorch` on the same files of {first['MiB each']:.0f} MiB, "
-        "imports counted; the least of the rounds, the median of their ratios, and the most "
+        "imports counted; what the first run with an architecture takes, which builds a network, "
+        "the least of the rounds that follow, the median of their ratios, and the most "
         f"memory that is no part of a file.\n\n{table(head, lines)}"
     )
 

@@ -27,7 +27,6 @@ def main() -> None:
     torch.set_num_threads(1)
     spec, out = sys.argv[1:]
     loaded = load(spec)
-    import mergekit_perm.networks
     import mergekit_perm.report.html  # noqa: F401 (all that a run loads is the interpreter's own)
 
     interpreter = own_memory()

@@ -105,7 +105,7 @@ def test_weights_by_name_without_alignment(command: Command) -> None:
         wanted = sum(weight * states[n][name].double() for n, weight in weights.items()) / 8
         assert torch.equal(tensor, wanted.float())
     assert not Path("out/aligned").exists()
-    import mergekit_perm.networks  # noqa: F401
+    import mergekit_perm.networks.builtin  # noqa: F401
 
     model = timm.create_model("local-dir:out/merged/linear", pretrained=True)
     assert same(dict(model.state_dict()), merged)
@@ -131,7 +131,7 @@ def test_barriers_are_measured_where_there_is_data(command: Command) -> None:
     assert done["report"] == json.loads(Path("out/report.json").read_text())
     assert {barrier["split"] for barrier in done["report"]["barriers"]} == {"train", "test"}
     assert done["merged"] == {"linear": "out/merged/linear"}
-    assert done["load"]["linear"].startswith("import timm; import mergekit_perm.networks; ")
+    assert done["load"]["linear"].startswith("import timm; import mergekit_perm.networks.builtin; ")
     assert spec.load("out/merge.yaml").evaluate.points == 3  # type: ignore[union-attr]
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator, KeysView
-from typing import Any
+from collections.abc import Iterator, KeysView, Sequence
+from typing import Annotated, Any, get_type_hints
 
 import pytest
 import torch
 
+from mergekit_perm import weighted
 from mergekit_perm.errors import MergeError
-from mergekit_perm.merge import merge, merge_tensors
+from mergekit_perm.merge import AsStored, merge, merge_tensors, recipes
 from tests.strategies import state_of
 
 SHAPES = {"layers.0.weight": (3, 2), "layers.0.bias": (3,), "layers.1.weight": (2, 3)}
@@ -95,3 +96,64 @@ def test_a_tensor_of_two_names_is_merged_once(method: str) -> None:
     given["weight"] = [{"filter": "z", "value": 0.5}, {"value": 1.0}]
     with pytest.raises(MergeError, match="'z'"):
         merge(states, ties={"z": "a"}, **given)
+
+
+TASK_VECTORS = [
+    *("linear", "task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties"),
+    *("dare_linear", "dare_ties", "della", "della_linear"),
+]
+
+
+@pytest.mark.parametrize("method", TASK_VECTORS)
+@pytest.mark.parametrize("rescale", [True, False])
+def test_part_by_part_is_as_in_one_piece(
+    method: str, rescale: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = {n: state_of({"w": (7, 11)}, seed) for seed, n in enumerate("abcd")}
+    states["c"]["w"] = states["c"]["w"].T.contiguous().T  # lies in memory in another order
+    given: dict[str, Any] = {"method": method}
+    if method != "linear":
+        given |= {"base_model": "a", "weight": {"b": 1.0, "c": -0.5, "d": 0.7}}
+    if method not in ("linear", "task_arithmetic"):
+        given |= {"density": 0.6, "rescale": rescale}
+    whole = merge(states, **given)["w"]
+    monkeypatch.setattr(weighted, "_PART", 10)
+    in_parts = merge(states, **given)["w"]
+    assert torch.equal(whole, in_parts)
+    assert not torch.equal(whole, states["a"]["w"])
+
+
+@pytest.mark.parametrize("method", TASK_VECTORS)
+def test_half_precision_is_rounded_once(method: str) -> None:
+    states = {n: state_of({"w": (64, 33)}, seed) for seed, n in enumerate("abcd")}
+    base: dict[str, Any] = {} if method == "linear" else {"base_model": "a"}
+    halves = {n: {"w": state["w"].to(torch.bfloat16)} for n, state in states.items()}
+    wide = {n: {"w": state["w"].to(torch.float64)} for n, state in halves.items()}
+    expected = merge(wide, method=method, **base)["w"].to(torch.bfloat16)
+    assert torch.equal(merge(halves, method=method, **base)["w"], expected)
+    # Networks of several dtypes give that of the first, and its alone.
+    mixed = {n: wide[n] if n == "c" else half for n, half in halves.items()}
+    assert torch.equal(merge(mixed, method=method, **base)["w"], expected)
+
+
+def test_a_recipe_has_float64_or_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def plain(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        seen.append(tensors[0].dtype)
+        return tensors[0]
+
+    def stored(tensors: Annotated[Sequence[torch.Tensor], AsStored()]) -> torch.Tensor:
+        return plain(tensors)
+
+    states = {n: {"w": torch.ones(2, dtype=torch.float16)} for n in "ab"}
+    # Annotations that are text are looked up where a function is defined.
+    for function in (plain, stored):
+        function.__annotations__ = get_type_hints(
+            function, {**globals(), **locals()}, include_extras=True
+        )
+        monkeypatch.setattr(recipes, "RECIPES", {**recipes.RECIPES, "own": function})
+        seen.clear()
+        merged = merge(states, method="own")["w"]
+        assert merged.dtype == torch.float16
+        assert seen[-1] == (torch.float64 if function is plain else torch.float16)

@@ -56,7 +56,6 @@ def state(file: str) -> dict[str, torch.Tensor]:
 def test_a_mask_follows_the_neurons_it_is_of() -> None:
     options = {"in_features": 6, "hidden": [8, 8], "num_classes": 3}
     text = pm.networks.permutation_spec_text("mlp", options)
-    assert text is not None
     spec = pm.PermutationSpec.loads(text)
     network = dict(pm.networks.build("mlp", options, seed=0).state_dict())
     names = [name for name in network if name.endswith("weight")][:2]
