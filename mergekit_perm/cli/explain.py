@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mergekit_perm.cli.loading import load
 from mergekit_perm.cli.shared import AsJson, Overrides, SpecArgument
+from mergekit_perm.cli.tensor_names import shortened
 from mergekit_perm.errors import SpecError, suggest
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from mergekit_perm.pipeline.explaining import Explained
 
-# So many names stand for tensors that no part of a name is common to.
-_NAMED = 2
+# So many words stand for tensors, however many it would take.
+_NAMED = 3
 
 
 def explain(
@@ -102,7 +103,8 @@ def _show(title: str, tensors: Mapping[str, Explained], console: Console, *, eac
     if varying or each:
         show(console, indented(_table(tensors, texts, varying, each=each)))
     if counters:
-        show(console, indented(f"Counters are copied: {_label(counters)}"))
+        several = f" and {len(counters) - 1} more" if len(counters) > 1 else ""
+        show(console, indented(f"Counters are copied: {counters[0]}{several}"))
 
 
 def _table(
@@ -123,24 +125,15 @@ def _table(
         depths = sorted(tensors[name].depth for name in names)
         number = [] if each else [str(len(names))]
         values = [texts[names[0]][option] for option in options]
-        table.add_row(_label(names), *number, _range(depths), *values)
+        table.add_row(_label(names, texts), *number, _range(depths), *values)
     return table
 
 
-def _label(names: Sequence[str]) -> str:
-    """Return what names have in common, or the first of them."""
-    if len(names) == 1:
-        return names[0]
-    parts = [name.split(".") for name in names]
-    common: list[str] = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        common.append(level[0])
-    if common:
-        return ".".join([*common, "*"])
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _label(names: Sequence[str], among: Iterable[str]) -> str:
+    """Return words for what is called `names`, or the first of them."""
+    words = shortened(names, among)
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return ", ".join(words[:_NAMED]) + more
 
 
 def _range(depths: Sequence[float]) -> str:

@@ -60,7 +60,11 @@ def test_tensors_with_equal_values_share_a_row(command: Command, spec: str) -> N
     _, text, _ = command("explain", spec)
     table = rows(text)
     assert ["layer1.1.*", "10", "0.143", "0.285714"] in table
-    assert ["layer4.*", "9", "0.857", "to", "1", "b", "1,", "c", "0.5", "0.3"] in table
+    # Words in a row mean its tensors alone: those of layer4 that the other filter is about as well
+    # have a row of their own.
+    values = ["0.857", "to", "1", "b", "1,", "c"]
+    assert ["layer4.0-1.conv1.*,", "9", *values, "0.5", "0.3"] in table
+    assert ["layer4.0-1.bn1.*,", "layer4.0-1.bn2.*", "16", *values, "0.1", "0.3"] in table
     assert "The same in all: lambda 1, normalize true, rescale false" in text
     assert "arc: slerp of a, b" in text and "trimmed: ties of a, b, c" in text
     assert "Counters are copied: bn1.num_batches_tracked" in text
