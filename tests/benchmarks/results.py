@@ -282,7 +282,7 @@ def _merging(rows: Rows) -> str:
 
 _MERGED = (
     "best network", "mean network", "ensemble", "naive mean", "naive mean, repaired",
-    "aligned mean", "aligned mean, repaired",
+    "matched mean, repaired", "aligned mean", "aligned mean, closed form", "aligned mean, repaired",
 )  # fmt: skip
 
 
@@ -295,8 +295,10 @@ def _merged_accuracy(rows: Rows) -> str:
         "## Five networks on digits_hard, merged\n\n"
         "`pytest -m bench tests/benchmarks/test_merged_accuracy.py`: accuracy on the test split in "
         "percent; ResNet-8 and VGG-11 of width 16, 12 epochs on 3,000 images. Networks are aligned "
-        "to one another by activation matching; `repaired` is `calibrate: repair`, written into "
-        f"the merged network.\n\n{table(['networks', *_MERGED], lines)}"
+        "to one another by the default method (`matched`: by activation matching); `repaired` is "
+        "`calibrate: repair`, written into the merged network; `closed form` is REPAIR without a "
+        "pass of the mixture (tests/benchmarks/closed_form.py).\n\n"
+        + table(["networks", *_MERGED], lines)
     )
 
 

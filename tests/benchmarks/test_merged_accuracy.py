@@ -15,7 +15,7 @@ from torch import nn
 from mergekit_perm import checkpoints, data, networks, pipeline
 from mergekit_perm.data import Split
 from mergekit_perm.spec import loads
-from tests.benchmarks import results
+from tests.benchmarks import closed_form, results
 
 NAMES = "abcde"
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -60,19 +60,28 @@ def ensemble_error(module: nn.Module, states: list[dict[str, torch.Tensor]], spl
     return wrong / count
 
 
+def error_of(module: nn.Module, split: Split) -> float:
+    return ensemble_error(module, [dict(module.state_dict())], split)
+
+
 def row(architecture: str, norm: str, folder: Path) -> dict[str, Any]:
-    aligned = run(
-        architecture,
-        norm,
-        "align: {reference: joint, method: activation_matching}",
-        folder / "aligned",
-    )
+    def joint(method: str) -> Any:
+        align = f"align: {{reference: joint, method: {method}}}"
+        return run(architecture, norm, align, folder / method)
+
+    aligned, matched = joint("mixed"), joint("activation_matching")
     naive = run(architecture, norm, "", folder / "naive")
     errors = [each["test"].error for each in aligned.networks.values()]
     options = {**ARCHITECTURES[architecture], "norm": norm, "in_chans": 1, "num_classes": 10}
     module = networks.build(architecture, options, seed=0)
-    files = (folder / f"aligned/networks/{name}.safetensors" for name in NAMES)
-    split = data.load("digits_hard", options={"train": 3000}, splits=["test"]).splits["test"]
+    states = {
+        kind: [checkpoints.load_state(folder / f"mixed/{kind}/{n}.safetensors") for n in NAMES]
+        for kind in ("networks", "aligned")
+    }
+    splits = data.load("digits_hard", options={"train": 3000}, splits=["train", "test"]).splits
+    mean = checkpoints.load_state(folder / "mixed/merged/mean/model.safetensors")
+    ensemble = ensemble_error(module, states["networks"], splits["test"])
+    closed_form.correct(module, mean, states["aligned"], splits["train"])
 
     def error(report: Any, name: str) -> float:
         return float(report.merged[name].calibration["none"]["test"].error)
@@ -80,9 +89,11 @@ def row(architecture: str, norm: str, folder: Path) -> dict[str, Any]:
     return {
         "architecture": architecture, "norm": norm,
         "best network": min(errors), "mean network": sum(errors) / len(errors),
-        "ensemble": ensemble_error(module, list(map(checkpoints.load_state, files)), split),
+        "ensemble": ensemble,
         "naive mean": error(naive, "mean"), "naive mean, repaired": error(naive, "repaired"),
+        "matched mean, repaired": error(matched, "repaired"),
         "aligned mean": error(aligned, "mean"),
+        "aligned mean, closed form": error_of(module, splits["test"]),
         "aligned mean, repaired": error(aligned, "repaired"),
     }  # fmt: skip
 
