@@ -12,7 +12,6 @@ from mergekit_perm.merge.options import AsStored, PerNetwork, Share, each
 from mergekit_perm.merge.signs import agreeing_total
 from mergekit_perm.merge.sparsify import middle
 from mergekit_perm.merge.task_vectors import TaskVector, moved, total
-from mergekit_perm.weighted import wide
 
 
 def breadcrumbs(
@@ -76,9 +75,8 @@ def _thinned(
     *,
     rescale: bool,
 ) -> list[TaskVector]:
-    origin = base.to(wide(base))
     shares, tops = each(density, len(tensors)), each(gamma, len(tensors))
     return [
-        middle(tensor, origin, share, top, rescale=rescale)
+        middle(tensor, base, share, top, rescale=rescale)
         for tensor, share, top in zip(tensors, shares, tops, strict=True)
     ]

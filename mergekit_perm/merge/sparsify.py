@@ -19,11 +19,12 @@ def middle(
     The share `gamma` that is largest in size becomes 0, and so do the smallest, until the share
     `density` is left (arXiv 2306.01708, 2312.06795). Where both cannot be had, fewer of the largest
     go. As many are left as whole numbers allow, rounded down, and at least one unless `density`
-    is 0.
+    is 0. Sizes are compared in float32, or in float64 where tensors are; of equal ones the first
+    is the largest.
 
     Args:
         tensor: of the network.
-        base: of the base model, of a wide dtype.
+        base: of the base model.
         density, gamma: shares, from 0 to 1.
         rescale: scale what is left until its L1 norm is that of the whole vector.
     """
@@ -32,12 +33,17 @@ def middle(
     if left == count:
         return vector
     dropped_top = min(_whole(gamma * count), count - left)
-    sizes = vector.since(base).abs_().flatten()
+    sizes = _sizes(vector, base, torch.promote_types(tensor.dtype, torch.float32))
     mask = largest(sizes, dropped_top + left)
     if dropped_top:
         mask &= ~largest(sizes, dropped_top)
-    factor = _restoring(sizes, mask) if rescale else 1.0
+    factor = _restoring(_sizes(vector, base, wide(tensor)), mask) if rescale else 1.0
     return TaskVector(tensor, mask.view(tensor.shape), factor)
+
+
+def _sizes(vector: TaskVector, base: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how large the elements of `vector` are, as one row."""
+    return vector.since(base.to(dtype)).abs_().flatten()
 
 
 def largest(numbers: Tensor, count: int) -> Tensor:

@@ -32,8 +32,8 @@ class TaskVector:
     factor: Tensor | float = 1.0
 
     def since(self, base: Tensor) -> Tensor:
-        """Return the vector from `base`, which is of the same shape, and of a wide dtype."""
-        vector = self.tensor.to(base.dtype, copy=True).sub_(base)
+        """Return the vector from `base`, which is of the same shape, in the dtype of that."""
+        vector = self.tensor.to(base.dtype) - base
         if self.kept is not None:
             vector.mul_(self.kept)
         whole = isinstance(self.factor, float) and self.factor == 1

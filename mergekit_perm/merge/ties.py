@@ -12,7 +12,6 @@ from mergekit_perm.merge.options import AsStored, PerNetwork, Share, each
 from mergekit_perm.merge.signs import agreeing_total
 from mergekit_perm.merge.sparsify import middle
 from mergekit_perm.merge.task_vectors import moved
-from mergekit_perm.weighted import wide
 
 
 def ties(
@@ -36,9 +35,8 @@ def ties(
         normalize: divide each element by the weights that had a part in it.
         rescale: scale each trimmed vector until its L1 norm is that from before.
     """
-    origin = base.to(wide(base))
     trimmed = [
-        middle(tensor, origin, kept, rescale=rescale)
+        middle(tensor, base, kept, rescale=rescale)
         for tensor, kept in zip(tensors, each(density, len(tensors)), strict=True)
     ]
     agreeing = partial(agreeing_total, weights=each(weight, len(tensors)), normalize=normalize)

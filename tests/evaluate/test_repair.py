@@ -16,6 +16,7 @@ from mergekit_perm.data import Split
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate import Engine, calibrate, edge, measure, mix
 from mergekit_perm.evaluate.sites import find_sites
+from mergekit_perm.networks.layers import LayerNorm2d
 from mergekit_perm.weighted import State
 
 torch.set_num_threads(1)
@@ -106,6 +107,33 @@ def test_channels_have_the_weighted_mean_and_deviation_of_the_networks(name: str
         assert float((deviation - wanted[1]).abs().max()) < 2e-3 * size, site
         far = max(far, float((before[site][1] - wanted[1]).abs().max()) / size)
     assert far > 0.1, "the mixture had them already"
+
+
+@pytest.mark.parametrize("name", ["mlp", "vgg"])
+def test_the_first_layer_is_corrected_as_the_closed_form_says(name: str) -> None:
+    """Its inputs are the same for all, so that what it gives mixes as weights do."""
+    module, states, split = family(name)
+    inputs = torch.stack([split.dataset[index][0] for index in range(len(split))])
+    first = next(n for n, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d))
+    layer, rows = module.get_submodule(first), []
+    given = inputs.flatten(1) if isinstance(layer, nn.Linear) else inputs
+    for state in states:
+        module.load_state_dict(state)
+        with torch.no_grad():
+            rows.append(layer(given).double().movedim(1, 0).flatten(1))
+    shares = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    numbers = torch.stack(rows)  # networks, channels, examples and positions
+    centred = numbers - numbers.mean(dim=2, keepdim=True)
+    covariances = torch.einsum("icn,jcn->ijc", centred, centred) / numbers.shape[2]
+    variance = torch.einsum("i,j,ijc->c", shares, shares, covariances)
+    aim = torch.einsum("i,ic->c", shares, centred.square().mean(dim=2).sqrt())
+    mixture = mix(states, (0.3, 0.7))
+    module.load_state_dict(mixture)
+
+    calibrate(module, "repair", split, states=states, weights=(0.3, 0.7), batch_size=1000)
+
+    scale = (aim / variance.sqrt()).float().reshape(-1, *[1] * (layer.weight.ndim - 1))
+    torch.testing.assert_close(layer.weight, scale * mixture[f"{first}.weight"], rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("batch_size", [64, 1000])
@@ -251,7 +279,7 @@ class Activated(nn.GroupNorm):
         (nn.Conv3d(2, 4, 1), (6, 2, 4, 4, 4), ("0", False)),
         (nn.LayerNorm(4), (6, 4, 4), ("0", True)),
         (nn.LayerNorm((4, 3)), (6, 4, 3), ("0", False)),
-        (networks.layers.LayerNorm2d(4), (6, 4, 4, 4), ("0", False)),
+        (LayerNorm2d(4), (6, 4, 4, 4), ("0", False)),
         (nn.GroupNorm(2, 4), (6, 4, 4), ("0", False)),
         (nn.RMSNorm(4), (6, 4, 4), ("0", True)),
         (nn.InstanceNorm2d(4, affine=True), (6, 4, 3, 3), ("0", False)),

@@ -157,3 +157,16 @@ def test_a_recipe_has_float64_or_what_is_stored(monkeypatch: pytest.MonkeyPatch)
         merged = merge(states, method="own")["w"]
         assert merged.dtype == torch.float16
         assert seen[-1] == (torch.float64 if function is plain else torch.float16)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_trimming_keeps_so_many_and_the_largest(dtype: torch.dtype) -> None:
+    states = {
+        n: {"w": state_of({"w": (40, 25)}, seed)["w"].to(dtype)} for seed, n in enumerate("ab")
+    }
+    merged = merge(states, method="ties", base_model="a", density=0.3)["w"]
+    sizes = (states["b"]["w"].double() - states["a"]["w"].double()).abs()
+    kept = merged != states["a"]["w"]
+    assert int(kept.sum()) == 300
+    assert sizes[kept].min() >= sizes[~kept].max() * (1 - 2**-23)
+    torch.testing.assert_close(merged[kept], states["b"]["w"][kept])
