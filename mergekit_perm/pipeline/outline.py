@@ -124,20 +124,32 @@ def _number(value: Any) -> Any:
 
 
 def _file(architecture: str, options: Mapping[str, Any]) -> Path | None:
-    """Return where the outline is kept; None where the name does not stand for the network.
-
-    A Python function, a folder, and what a hub has under a name may change.
-    """
-    plain = networks.without_weight_options(options) == dict(options)
-    if ":" in architecture or not plain:
+    """Return where the outline is kept; None where nothing at hand stands for the network."""
+    content = _content(architecture)
+    if content is None or networks.without_weight_options(options) != dict(options):
         return None
     versions = [_VERSION, __version__, networks.VERSION, torch.__version__]
-    content = [*versions, architecture, options]
     try:
-        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        key = json.dumps([*versions, content, options], sort_keys=True)
     except TypeError:  # an option that JSON cannot hold
         return None
-    return cache_folder("outlines") / f"{key}.json"
+    return cache_folder("outlines") / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def _content(architecture: str) -> list[str] | None:
+    """Return what stands for the network: a name of timm, or what a folder of timm's says of it.
+
+    The code of a Python function, and what a hub has under a name, may change.
+    """
+    if ":" not in architecture:
+        return [architecture]
+    scheme, _, folder = architecture.partition(":")
+    if scheme != "local-dir":
+        return None
+    try:
+        return [scheme, (Path(folder) / "config.json").read_text(encoding="utf-8")]
+    except (OSError, ValueError):
+        return None
 
 
 def _read(file: Path) -> Outline | None:

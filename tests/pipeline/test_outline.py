@@ -65,6 +65,7 @@ def test_what_it_says() -> None:
         ("resnet18.a1_in1k", {}),
         ("vit_tiny_patch16_224", {"img_size": [96, 64]}),
         ("coat_lite_tiny", {}),  # which has tied tensors
+        ("resnet18", {"features_only": True, "out_indices": [1, 3]}),
     ],
 )
 def test_one_from_before_is_the_same(
@@ -80,6 +81,23 @@ def test_one_from_before_is_the_same(
 
 def test_one_made_of_a_network_at_hand_is_the_same() -> None:
     assert outline("mlp", MLP, networks.build("mlp", MLP, seed=3)) == outline("mlp", MLP)
+
+
+def test_a_folder_of_timms_goes_by_what_it_says(tmp_path: Path, built: list[str]) -> None:
+    def folder(name: str, **config: Any) -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        return f"local-dir:{tmp_path / name}"
+
+    one = folder("one", architecture="resnet18", num_classes=7)
+    first = outline(one, {})
+    assert first.shapes["fc.weight"] == (7, 512) and built == [one]
+    assert outline(folder("two", architecture="resnet18", num_classes=7), {}) == first
+    assert built == [one]
+    assert outline(folder("one", architecture="resnet18", num_classes=5), {}) != first
+    assert built == [one, one]
+    with pytest.raises(NetworkError):
+        outline(f"local-dir:{tmp_path / 'nothing'}", {})
 
 
 def test_others_are_told_apart(built: list[str]) -> None:
