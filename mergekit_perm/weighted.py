@@ -39,7 +39,8 @@ def weighted_sum(
     for place, start, *others in parts([result, *(tensor for tensor, _ in used)]):
         total = start.to(wide(start), copy=True).mul_(weight)
         for part, (_, factor) in zip(others, used[1:], strict=True):
-            total.add_(part, alpha=factor)
+            # What has eight bits takes no part in sums of another dtype.
+            total.add_(part.to(total.dtype) if part.itemsize == 1 else part, alpha=factor)
         place.copy_(total)
     return result
 
@@ -47,15 +48,15 @@ def weighted_sum(
 def parts(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
     """Yield the same parts of all `tensors`, small enough to stay in the cache of a processor.
 
-    The parts are of one axis, and share memory with tensors that are contiguous.
+    Parts share memory with the tensors. Where one of these is not contiguous, and on other devices
+    than the CPU, there is one part: the tensors as they are.
 
     Args:
         tensors: one or more of one shape, on one device.
     """
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    if tensors[0].device.type != "cpu":
-        return iter([tuple(flat)])
-    return zip(*(torch.split(tensor, _PART) for tensor in flat), strict=True)
+    if tensors[0].device.type != "cpu" or not all(t.is_contiguous() for t in tensors):
+        return iter([tuple(tensors)])
+    return zip(*(torch.split(tensor.view(-1), _PART) for tensor in tensors), strict=True)
 
 
 def mismatch(states: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
@@ -81,4 +82,4 @@ def wide(tensor: torch.Tensor) -> torch.dtype:
     """Return the dtype that sums of `tensor` are taken in."""
     # Apple's GPUs have no float64; float32 is then the best there is.
     widest = torch.float32 if tensor.device.type == "mps" else torch.float64
-    return torch.promote_types(tensor.dtype, widest)
+    return widest.to_complex() if tensor.is_complex() else widest

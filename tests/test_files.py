@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,17 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert cache.cache_folder("proofs") == Path("/cache/perm-merge/proofs")
     monkeypatch.setenv("PERM_MERGE_CACHE", "~/here")
     assert cache.cache_folder("networks") == Path("/home/someone/here/networks")
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("PERM_MERGE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    folder = cache.cache_folder("proofs")
+    assert folder.name == "proofs" and folder.parent.parent == Path(tempfile.gettempdir())
 
 
 def test_the_silent_listener_takes_a_report_and_returns_nothing(

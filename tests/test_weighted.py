@@ -98,3 +98,23 @@ def test_mismatch_names_the_first_difference() -> None:
     assert mismatch({"a": a, "b": {**a, "w": torch.ones(3, 2)}}) == (
         "tensor 'w' is (3, 2) in 'b' and (2, 3) in 'a'"
     )
+
+
+@pytest.mark.parametrize("size", [2, 80])  # one part, and several
+def test_any_layout_in_memory_will_do(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = [torch.randn(3, 4, size, size, generator=generator) for _ in range(2)]
+    expected = (0.25 * plain[0].double() + 0.75 * plain[1].double()).float()
+    last = [tensor.to(memory_format=torch.channels_last) for tensor in plain]
+    turned = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in plain]
+    for tensors in (last, turned, [plain[0], last[1]], [turned[0], last[1]]):
+        assert torch.equal(weighted_sum(tensors, [0.25, 0.75]), expected)
+        for out in (torch.full_like(plain[0], 7.0), torch.full_like(last[0], 7.0)):
+            assert weighted_sum(tensors, [0.25, 0.75], out=out) is out
+            assert torch.equal(out, expected)
+
+
+def test_numbers_of_eight_bits_are_summed() -> None:
+    tensors = [torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn) for _ in range(2)]
+    total = weighted_sum(tensors, [0.5, 1.5])
+    assert total.dtype == torch.float8_e4m3fn and total.float().tolist() == [2.0, 4.0]

@@ -125,7 +125,8 @@ def _table(
         depths = sorted(tensors[name].depth for name in names)
         number = [] if each else [str(len(names))]
         values = [texts[names[0]][option] for option in options]
-        table.add_row(_label(names, texts), *number, _range(depths), *values)
+        label = names[0] if each else _label(names, texts)
+        table.add_row(label, *number, _range(depths), *values)
     return table
 
 

@@ -19,8 +19,10 @@ def shortened(names: Sequence[str], among: Iterable[str]) -> list[str]:
     meant = Counter(prefix for name in names for prefix in _prefixes(name))
     covering: dict[Parts, None] = {}
     for name in names:
-        first = next(prefix for prefix in _prefixes(name) if meant[prefix] == whole[prefix])
-        covering[first if first == tuple(name.split(".")) else (*first, "*")] = None
+        own = tuple(name.split("."))
+        several = (p for p in _prefixes(name) if meant[p] == whole[p] > 1)
+        first = next(several, own)
+        covering[own if first == own else (*first, "*")] = None
     words = list(covering)
     for place in range(max(map(len, words), default=0)):
         words = _joined(words, place)

@@ -19,7 +19,7 @@ def middle(
     The share `gamma` that is largest in size becomes 0, and so do the smallest, until the share
     `density` is left (arXiv 2306.01708, 2312.06795). Where both cannot be had, fewer of the largest
     go. As many are left as whole numbers allow, rounded down, and at least one unless `density`
-    is 0. Sizes are compared in float32, or in float64 where tensors are; of equal ones the first
+    is 0. Sizes are compared in float32, or in float64 where `tensor` is; of equal ones the first
     is the largest.
 
     Args:
@@ -33,7 +33,8 @@ def middle(
     if left == count:
         return vector
     dropped_top = min(_whole(gamma * count), count - left)
-    sizes = _sizes(vector, base, torch.promote_types(tensor.dtype, torch.float32))
+    fine = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    sizes = _sizes(vector, base, fine)
     mask = largest(sizes, dropped_top + left)
     if dropped_top:
         mask &= ~largest(sizes, dropped_top)

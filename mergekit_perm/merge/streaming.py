@@ -114,6 +114,7 @@ def _try_out(plan: Plan) -> None:
             _call(plan, name, tiny, base, options)
 
 
+@torch.no_grad()
 def _merged(plan: Plan, name: str, states: States) -> Tensor:
     """Return the tensor called `name`, merged."""
     found = {network: state[name] for network, state in states.items()}

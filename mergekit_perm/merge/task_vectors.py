@@ -40,14 +40,15 @@ class TaskVector:
         return vector if whole else vector.mul_(self.factor)
 
     def parts(self) -> Iterator[TaskVector]:
-        """Yield the parts that `weighted.parts` divides it into."""
+        """Yield the parts that `weighted.parts` divides contiguous tensors of its shape into."""
         own = [part for part in (self.kept, self.factor) if isinstance(part, Tensor)]
-        for tensor, *others in parts([self.tensor, *own]):
+        for tensor, *others in parts([part.contiguous() for part in (self.tensor, *own)]):
             kept = None if self.kept is None else others[0]
             factor = others[-1] if isinstance(self.factor, Tensor) else self.factor
             yield TaskVector(tensor, kept, factor)
 
 
+@torch.no_grad()
 def moved(
     base: Tensor,
     vectors: Sequence[TaskVector],
@@ -69,7 +70,7 @@ def moved(
         memory_format=torch.contiguous_format,
     )
     for (place, start), *each in zip(
-        parts([result, base]), *(vector.parts() for vector in vectors), strict=True
+        parts([result, base.contiguous()]), *(vector.parts() for vector in vectors), strict=True
     ):
         origin = start.to(wide(start))
         step = combine([vector.since(origin) for vector in each])

@@ -19,7 +19,7 @@ from mergekit_perm.networks.names import (
 )
 
 if TYPE_CHECKING:
-    from mergekit_perm.networks.building import build, code_of, skeleton
+    from mergekit_perm.networks.building import build, code_of, is_timms, skeleton
     from mergekit_perm.networks.builtin import permutation_spec_text
     from mergekit_perm.networks.describing import (
         example_inputs,
@@ -37,6 +37,7 @@ __all__ = [
     "example_inputs",
     "input_shape",
     "is_function",
+    "is_timms",
     "least_edge",
     "model_config",
     "permutation_spec_text",
@@ -45,9 +46,10 @@ __all__ = [
     "without_weight_options",
 ]
 
-# Public name -> the module that defines it, and imports timm (PEP 562).
+# Public name -> the module that defines it, loaded on first use (PEP 562).
 _HOMES = {
     "build": "building",
+    "is_timms": "building",
     "code_of": "building",
     "example_inputs": "describing",
     "input_shape": "describing",

@@ -87,6 +87,15 @@ def code_of(architecture: str, module: nn.Module) -> str:
     return code_sha256({architecture.partition(":")[0], *classes})
 
 
+def is_timms(architecture: str) -> bool:
+    """Return whether timm itself, or this package, has what it builds by this name.
+
+    Others may register networks in timm, whose code may change under one name.
+    """
+    home = model_entrypoint(architecture.partition(".")[0]).__module__
+    return home.partition(".")[0] in ("timm", "mergekit_perm")
+
+
 def refusal(
     architecture: str,
     options: Mapping[str, Any],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mergekit_perm.errors import NetworkError
 from mergekit_perm.networks import mlp, resnet_cifar, vgg
 from mergekit_perm.networks.building import refusal
 
@@ -19,9 +20,12 @@ def permutation_spec_text(architecture: str, options: Mapping[str, Any] = {}) ->
     """Return the permutation spec of a built-in architecture as YAML text.
 
     Raises:
-        NetworkError: for options that the architecture does not have or values it cannot take.
+        NetworkError: for options that the architecture does not have or values it cannot take, or
+            an architecture that is not built in.
     """
-    write = _SPEC_TEXTS[architecture]
+    write = _SPEC_TEXTS.get(architecture)
+    if write is None:
+        raise NetworkError(f"{architecture} is none of {', '.join(_SPEC_TEXTS)}")
     try:
         return write(**options)
     except TypeError as cause:

@@ -63,12 +63,13 @@ class Inputs:
         return [] if self.spec.evaluate is None else list(self.spec.evaluate.splits)
 
 
-def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
+def gather(spec: RunSpec, *, device: str | None = None, use_cache: bool = True) -> Inputs:
     """Return the inputs of the run that `spec` describes.
 
     Args:
         spec: the run spec.
         device: used instead of the one in the spec.
+        use_cache: take what is known of architectures from before.
 
     Raises:
         PermMergeError: an architecture that cannot be built, data or files that are missing, a
@@ -77,7 +78,7 @@ def gather(spec: RunSpec, *, device: str | None = None) -> Inputs:
     first = next(iter(spec.networks))
     architecture, options = spec.architecture_of(first), spec.options_of(first)
     module = networks.build(architecture, options, seed=0) if _looks_at_data(spec) else None
-    known = outline(architecture, options, module)
+    known = outline(architecture, options, module, use_cache=use_cache)
     _check_architectures(spec, known.shapes)
     _check_missing(spec, known.ties)
     if module is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from mergekit_perm import merge
+from mergekit_perm import derive, merge
 from mergekit_perm.data import InMemory
 from mergekit_perm.pipeline.inputs import Inputs
 from mergekit_perm.pipeline.keys import found_at
+from mergekit_perm.pipeline.outline import is_kept
 from mergekit_perm.spec.recipes import DATA_RECIPES
 from mergekit_perm.spec.run_spec import JOINT
 
@@ -35,7 +36,7 @@ def peak_memory(inputs: Inputs) -> int:
     """
     spec, single = inputs.spec, 4 * sum(map(_count, inputs.outline.shapes.values()))
     data, copies = _data_bytes(inputs), _MERGED if inputs.data is None else _MODULE
-    interpreter = _INTERPRETER + (0 if inputs.data is None else _TIMM)
+    interpreter = _INTERPRETER + (_TIMM if _builds_networks(inputs) else 0)
     if any(network.train is not None for network in spec.networks.values()):
         copies = _TRAINED
     aligning = 0.0
@@ -44,6 +45,17 @@ def peak_memory(inputs: Inputs) -> int:
         networks = len(spec.networks) * max(1, len(found_at(inputs)))
         aligning = networks * of_each[spec.align.reference == JOINT]
     return round(interpreter + data + max(single * copies + _recipes(inputs), single * aligning))
+
+
+def _builds_networks(inputs: Inputs) -> bool:
+    """Tell whether more has to be known than is kept: a first run of an architecture aside."""
+    found = inputs.permutations
+    if inputs.data is not None or not is_kept(inputs.architecture, inputs.options):
+        return True
+    code = inputs.outline.code
+    return found is not None and not derive.is_proven(
+        found.spec, inputs.architecture, inputs.options, code=code
+    )
 
 
 def _recipes(inputs: Inputs) -> float:

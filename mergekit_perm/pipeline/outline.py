@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,12 +20,12 @@ from torch import nn
 
 from mergekit_perm import __version__, checkpoints, evaluate, networks
 from mergekit_perm.cache import cache_folder
-from mergekit_perm.files import write_text
+from mergekit_perm.files import file_sha256, write_text
 from mergekit_perm.merge.buffers import is_counter
 
 Shape = tuple[int, ...]
 
-# Raise when an outline says something else, or the built-in networks change.
+# Raise when an outline says something else.
 _VERSION = 1
 
 
@@ -62,13 +63,18 @@ class Outline:
 
 
 def outline(
-    architecture: str, options: Mapping[str, Any], module: nn.Module | None = None
+    architecture: str,
+    options: Mapping[str, Any],
+    module: nn.Module | None = None,
+    *,
+    use_cache: bool = True,
 ) -> Outline:
     """Return the outline of what `networks.build` builds; nothing is built if it is known.
 
     Args:
         architecture, options: as for `networks.build`.
         module: the network, if there is one anyway.
+        use_cache: take what is known from before.
 
     Raises:
         NetworkError: as `networks.build`.
@@ -76,17 +82,23 @@ def outline(
     if module is not None:
         return _outline_of(architecture, options, module)
     file = _file(architecture, options)
-    known = None if file is None else _read(file)
+    known = None if file is None or not use_cache else _read(file)
     if known is not None:
         return known
     # Options about weights may say as well how images are prepared.
     plain = networks.without_weight_options(options) == dict(options)
     build = networks.skeleton if plain else networks.build
     made = _outline_of(architecture, options, build(architecture, options))
-    if file is not None:
+    if file is not None and networks.is_timms(made.config["architecture"]):
         with suppress(OSError):  # a cache that cannot be written costs time, not the outline
             write_text(file, json.dumps(asdict(made)))
     return made
+
+
+def is_kept(architecture: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether the outline is known from before."""
+    file = _file(architecture, options)
+    return file is not None and file.is_file()
 
 
 def _outline_of(architecture: str, options: Mapping[str, Any], module: nn.Module) -> Outline:
@@ -112,8 +124,8 @@ def _looks(module: nn.Module, options: Mapping[str, Any]) -> str:
         if isinstance(value, plain) and key != "training"
     ]
     prepared = networks.preprocessing(module, options)
-    content = (str(module), checkpoints.shapes(module), settings, prepared)
-    return hashlib.sha256(repr(content).encode()).hexdigest()
+    content = repr((str(module), checkpoints.shapes(module), settings, prepared))
+    return hashlib.sha256(re.sub(r"0x[0-9a-f]{6,}", "", content).encode()).hexdigest()
 
 
 def _number(value: Any) -> Any:
@@ -141,6 +153,8 @@ def _content(architecture: str) -> list[str] | None:
 
     The code of a Python function, and what a hub has under a name, may change.
     """
+    if architecture in networks.BUILTINS:
+        return [architecture, file_sha256(Path(networks.__file__).with_name(f"{architecture}.py"))]
     if ":" not in architecture:
         return [architecture]
     scheme, _, folder = architecture.partition(":")

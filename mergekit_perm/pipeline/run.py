@@ -62,7 +62,7 @@ def run(
     folder.claim(loaded.name, force=force)
     results: dict[str, dict[str, Any]] = {}
     shop = Workshop(
-        inputs=gather(loaded, device=device),
+        inputs=gather(loaded, device=device, use_cache=not force),
         folder=folder,
         progress=progress,
         use_cache=not force,

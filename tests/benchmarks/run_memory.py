@@ -39,7 +39,7 @@ def main() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     planned = pipeline.make_plan(loaded, out=out).peak_memory / 2**20
-    pipeline.run(loaded, out=out, trust_permutations=True)
+    pipeline.run(loaded, out=out)
     print(json.dumps({"MiB": peak[0], "planned MiB": planned, "interpreter MiB": interpreter}))
 
 

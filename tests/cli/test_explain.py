@@ -63,7 +63,7 @@ def test_tensors_with_equal_values_share_a_row(command: Command, spec: str) -> N
     # Words in a row mean its tensors alone: those of layer4 that the other filter is about as well
     # have a row of their own.
     values = ["0.857", "to", "1", "b", "1,", "c"]
-    assert ["layer4.0-1.conv1.*,", "9", *values, "0.5", "0.3"] in table
+    assert ["layer4.0-1.conv1.weight,", "9", *values, "0.5", "0.3"] in table
     assert ["layer4.0-1.bn1.*,", "layer4.0-1.bn2.*", "16", *values, "0.1", "0.3"] in table
     assert "The same in all: lambda 1, normalize true, rescale false" in text
     assert "arc: slerp of a, b" in text and "trimmed: ties of a, b, c" in text
@@ -75,6 +75,10 @@ def test_tensors_may_be_asked_for(command: Command, spec: str) -> None:
     assert "arc" not in text
     assert ["layer3.1.bn2.running_var", "0.714"] in rows(text)
     assert "The same in all: weight b 1, c 0.1, density 0.5" in text
+    _, text, _ = command("explain", spec, "--merge", "arc", "--tensor", "glob:*.0.conv1.weight")
+    assert [row[0] for row in rows(text) if row and row[0].endswith(".conv1.weight")] == [
+        f"layer{number}.0.conv1.weight" for number in (1, 2, 3, 4)
+    ]
     _, whole, _ = command("explain", spec, "--set", "merge.0.parameters.t=0.5", "--merge", "arc")
     assert "The same in all: t 0.5" in whole and "layer" not in whole.replace("layer1.0.bn1.", "")
 

@@ -173,3 +173,25 @@ def test_weights_are_one_per_network() -> None:
     module, a = network(0)
     with pytest.raises(EvaluationError, match="2 networks need as many weights, not 1"):
         Mixer(module, [a, network(1)[1]]).set((1.0,))
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (-0.5, 1.5), (0.2, 0.8)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_channels_last_holds_the_same_mixes(
+    weights: tuple[float, float], dtype: torch.dtype
+) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+    generator = torch.Generator().manual_seed(0)
+    states = [
+        {
+            n: torch.randn(t.shape, generator=generator).to(dtype)
+            for n, t in module.state_dict().items()
+        }
+        for _ in range(2)
+    ]
+    mixer = Mixer(module, states, device=torch.device("cpu"))
+    mixer.arrange(torch.channels_last)
+    mixer.set((1.0, 0.0))
+    for name, tensor in mixer.set(weights).state_dict().items():
+        expected = sum(w * state[name].double() for w, state in zip(weights, states, strict=True))
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-6)

@@ -170,3 +170,28 @@ def test_trimming_keeps_so_many_and_the_largest(dtype: torch.dtype) -> None:
     assert int(kept.sum()) == 300
     assert sizes[kept].min() >= sizes[~kept].max() * (1 - 2**-23)
     torch.testing.assert_close(merged[kept], states["b"]["w"][kept])
+
+
+@pytest.mark.parametrize("method", TASK_VECTORS)
+def test_parameters_that_are_trained_merge_as_plain_tensors(method: str) -> None:
+    plain = {n: state_of({"w": (4, 5)}, seed) for seed, n in enumerate("abc")}
+    trained = {n: {"w": torch.nn.Parameter(state["w"])} for n, state in plain.items()}
+    base: dict[str, Any] = {} if method == "linear" else {"base_model": "a"}
+    merged = merge(trained, method=method, **base)["w"]  # type: ignore[arg-type]
+    assert torch.equal(merged, merge(plain, method=method, **base)["w"])
+    assert not merged.requires_grad
+
+
+@pytest.mark.parametrize("method", [*TASK_VECTORS, "slerp", "model_stock"])
+def test_numbers_of_eight_bits(method: str) -> None:
+    names = "ab" if method == "slerp" else "abc"
+    states = {
+        n: {"w": torch.full((3, 2), 1.0 + seed).to(torch.float8_e4m3fn)}
+        for seed, n in enumerate(names)
+    }
+    given: dict[str, Any] = {} if method == "linear" else {"base_model": "a"}
+    if method == "slerp":
+        given["t"] = 1.0
+    merged = merge(states, method=method, **given)["w"]
+    assert merged.dtype == torch.float8_e4m3fn and bool(merged.float().isfinite().all())
+    assert bool((merged.float() >= 1.0).all())

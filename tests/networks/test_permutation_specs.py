@@ -177,6 +177,7 @@ def test_the_defaults_are_those_of_the_networks() -> None:
         ("vgg", {"norm": "x"}, "vgg: norm is 'x', not one of none, layer_norm, batch_norm"),
         ("mlp", {"norm": "y"}, "mlp: norm is 'y', not one of none, layer_norm, batch_norm"),
         ("resnet_cifar", {"width": 0}, "resnet_cifar: width is 0, not a whole number of 1 or more"),
+        ("resnet18", {}, "resnet18 is none of mlp, vgg, resnet_cifar"),
     ],
 )
 def test_options_are_checked(architecture: str, options: dict[str, Any], expected: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -142,6 +143,38 @@ def test_code_of_the_users_own_is_looked_at_each_time(built: list[str]) -> None:
     sys.modules.setdefault(__name__, sys.modules[own.__module__])
     assert outline(name, {}).code and outline(name, {}).code
     assert built == [name, name] and not files()
+
+
+def test_networks_that_others_register_in_timm_are_built_each_time(built: list[str]) -> None:
+    @timm.models.register_model
+    def of_somebody(width: int = 1, **_: Any) -> nn.Module:
+        network = nn.Linear(4, width)
+        network.input_shape = (4,)  # type: ignore[assignment]
+        return network
+
+    try:
+        sys.modules.setdefault(__name__, sys.modules[own.__module__])
+        first = outline("of_somebody", {"width": 2})
+        assert first.shapes["weight"] == (2, 4)
+        outline("of_somebody", {"width": 2})
+        assert built == ["of_somebody"] * 2 and not files()
+    finally:
+        timm.models._registry._model_entrypoints.pop("of_somebody")
+
+
+def test_what_is_known_may_be_left_aside(built: list[str]) -> None:
+    outline("mlp", MLP)
+    outline("mlp", MLP, use_cache=False)
+    assert built == ["mlp", "mlp"] and len(files()) == 1
+
+
+def test_the_code_of_built_in_networks_counts(
+    built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outline("mlp", MLP)
+    monkeypatch.setattr(module, "file_sha256", lambda path: f"another {path.name}")
+    outline("mlp", MLP)
+    assert built == ["mlp", "mlp"] and len(files()) == 2
 
 
 def test_options_that_json_cannot_hold_are_refused_as_ever() -> None:
