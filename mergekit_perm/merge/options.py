@@ -90,7 +90,6 @@ class Table:
         base: whether it needs a base model.
         fewest, most: networks, without the base model.
         random: it takes `generators`, so that its option ``seed`` is no parameter of its own.
-        as_stored: it takes tensors in their own dtype.
     """
 
     options: Mapping[str, Option]
@@ -98,7 +97,6 @@ class Table:
     fewest: float = 1
     most: float = math.inf
     random: bool = False
-    as_stored: bool = False
 
 
 SEED = Option("whole", 0, least=0, most=2**63 - 1)
@@ -130,8 +128,13 @@ def table_of(function: Callable[..., Any]) -> Table:
         fewest=networks.least,
         most=networks.most,
         random="generators" in given,
-        as_stored=any(isinstance(one, AsStored) for one in _metadata(first.annotation)),
     )
+
+
+def takes_stored(function: Callable[..., Any]) -> bool:
+    """Tell whether the recipe `function` takes tensors in their own dtype (see `AsStored`)."""
+    first = next(iter(inspect.signature(function, eval_str=True).parameters.values()))
+    return any(isinstance(one, AsStored) for one in _metadata(first.annotation))
 
 
 _WITHOUT_EFFECT = {

@@ -17,7 +17,7 @@ from mergekit_perm.merge.karcher import karcher
 from mergekit_perm.merge.linear import linear
 from mergekit_perm.merge.model_stock import model_stock
 from mergekit_perm.merge.multislerp import multislerp
-from mergekit_perm.merge.options import Table, table_of
+from mergekit_perm.merge.options import Table, table_of, takes_stored
 from mergekit_perm.merge.passthrough import passthrough
 from mergekit_perm.merge.ram import ram, ramplus_tl
 from mergekit_perm.merge.sce import sce
@@ -59,11 +59,19 @@ DATA = ("fisher", "regmean", "greedy_soup")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe by name, with what it takes."""
+    """A recipe by name, with what it takes.
+
+    Attributes:
+        name: what specs call it.
+        function: what merges one tensor of each network.
+        table: its options.
+        as_stored: whether it is given tensors in their own dtype, or in float64.
+    """
 
     name: str
     function: Function
     table: Table
+    as_stored: bool
 
 
 def find(method: str) -> Recipe:
@@ -73,7 +81,7 @@ def find(method: str) -> Recipe:
         MergeError: there is none, or it is none.
     """
     if method in RECIPES:
-        return Recipe(method, RECIPES[method], table_of(RECIPES[method]))
+        return _recipe(method, RECIPES[method])
     if method in DATA:
         raise MergeError(
             f"'{method}' looks at data: name it in a run spec, or call "
@@ -81,13 +89,16 @@ def find(method: str) -> Recipe:
         )
     others = plugins.names()
     if method in others:
-        function = plugins.load(method)
-        return Recipe(method, function, table_of(function))
+        return _recipe(method, plugins.load(method))
     known = (*RECIPES, *others)
     here = f"recipes here: {', '.join(known)}"
     if method in MERGEKIT_METHODS:
         raise MergeError(f"merge method '{method}' is known to mergekit, not provided here; {here}")
     raise MergeError(f"no merge method '{method}'{suggest(method, known)}; {here}")
+
+
+def _recipe(method: str, function: Function) -> Recipe:
+    return Recipe(method, function, table_of(function), takes_stored(function))
 
 
 def parameters_of(method: str) -> tuple[str, ...]:

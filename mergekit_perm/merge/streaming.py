@@ -130,7 +130,7 @@ def _merged(plan: Plan, name: str, states: States) -> Tensor:
     tensors, base = [_real(tensor) for tensor in tensors], None if base is None else _real(base)
     if buffers.is_statistic(name):
         result = buffers.merged_statistic(_Wide(tensors), _maybe_wide(base), options)
-    elif plan.recipe.table.as_stored:
+    elif plan.recipe.as_stored:
         result = _call(plan, name, tensors, base, options)
     else:
         result = _call(plan, name, _Wide(tensors), _maybe_wide(base), options)

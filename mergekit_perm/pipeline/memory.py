@@ -71,7 +71,7 @@ def _recipes(inputs: Inputs) -> float:
 
 
 def _copies(method: str) -> tuple[float, float]:
-    if method in DATA_RECIPES or not merge.find(method).table.as_stored:
+    if method in DATA_RECIPES or not merge.find(method).as_stored:
         return _WHOLE
     return _BY_RANK if method.startswith("della") else _BY_PARTS
 
