@@ -22,15 +22,19 @@ def test_names_need_no_timm() -> None:
     script = (
         "import sys\n"
         "from mergekit_perm import networks\n"
-        "assert networks.is_function('a.b:c') and not networks.is_function('resnet18')\n"
-        "assert networks.VERSION and 'mlp' in networks.BUILTINS\n"
-        "assert networks.without_weight_options({'pretrained': True, 'a': 1}) == {'a': 1}\n"
-        "assert 'timm' not in sys.modules\n"
+        "print(networks.is_function('a.b:c'), networks.is_function('resnet18'))\n"
+        "print(networks.without_weight_options({'pretrained': True, 'a': 1}), networks.BUILTINS)\n"
+        "print(networks.VERSION, 'timm' in sys.modules)\n"
         "networks.build\n"
-        "import timm\n"
-        "assert timm.__version__ == networks.VERSION\n"
+        "print(sys.modules['timm'].__version__)\n"
     )
-    run(script)
+    version = networks.VERSION
+    assert run(script).splitlines() == [
+        "True False",
+        "{'a': 1} ('mlp', 'vgg', 'resnet_cifar')",
+        f"{version} False",
+        version,
+    ]
 
 
 def test_one_import_registers_the_built_in_networks() -> None:
