@@ -7,17 +7,17 @@ import torch
 from mergekit_perm.errors import EvaluationError, suggest
 
 
-def device(name: str) -> torch.device:
+def device(name: str | torch.device) -> torch.device:
     """Return the device called `name`, after making sure that it is there.
 
     Args:
         name: ``auto`` (CUDA, else Apple's MPS, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or
-            ``mps``.
+            ``mps``; or the device itself.
 
     Raises:
         EvaluationError: a name that is not one of these, or a device that is not there.
     """
-    here = _available()
+    here, name = _available(), str(name)
     if name == "auto":
         return torch.device(here[0])
     if name in here or (name == "cuda" and "cuda:0" in here):

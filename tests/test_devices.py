@@ -30,7 +30,7 @@ def test_a_device_that_is_there(machine) -> None:
     machine(cuda=2, mps=True)
 
     for name in ("cpu", "cuda", "cuda:0", "cuda:1", "mps"):
-        assert device(name) == torch.device(name)
+        assert device(name) == device(torch.device(name)) == torch.device(name)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ def activation_matching(
     batch_size: int = 256,
     rows: int = 4096,
     seed: int = 0,
-    restarts: int = 2,
+    restarts: int = 1,
+    cooling: int = 10,
     max_sweeps: int = 100,
     max_seconds: float | None = None,
     progress: Progress = silent,
@@ -56,6 +57,9 @@ def activation_matching(
             least one position of every example, other ones of each.
         seed: of examples, positions, the order of visits and random starts.
         restarts: how many starts, of which the best wins; see `weight_matching`.
+        cooling: with "joint", for how many sweeps every start is shaken by noise that dies away
+            (see `weight_matching`). Without it, the more networks there are, the more sweeps go on
+            for little.
         max_sweeps: stop after so many sweeps at the latest.
         max_seconds: stop after so many seconds; the best so far is kept.
         progress: told after every sweep.
@@ -64,8 +68,8 @@ def activation_matching(
         AlignmentError: no examples, or an option out of range.
     """
     examples = needed(examples, "activation_matching")
-    check_options(restarts=restarts, max_sweeps=max_sweeps, seed=seed, count=count, rows=rows)
-    check_options(batch_size=batch_size, max_seconds=max_seconds)
+    check_options(restarts=restarts, cooling=cooling, max_sweeps=max_sweeps, seed=seed)
+    check_options(count=count, rows=rows, batch_size=batch_size, max_seconds=max_seconds)
     check_choice("kernel", kernel, KERNELS)
     settings = Settings(max_sweeps=max_sweeps, deadline=Deadline(max_seconds), progress=progress)
     if reference != "joint":
@@ -78,5 +82,5 @@ def activation_matching(
             states, spec, examples, kernel=kernel, count=count, batch_size=batch_size, rows=rows,
             seed=seed, deadline=settings.deadline,
         )  # fmt: skip
-    found = Search(evidence, settings, seed, cooling=0).match(reference, restarts=restarts)
+    found = Search(evidence, settings, seed, cooling).match(reference, restarts=restarts)
     return replace(found, saw="inputs")

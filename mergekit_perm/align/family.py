@@ -72,7 +72,7 @@ def align(
     method: str | None = None,
     model: nn.Module | None = None,
     data: Data | Split | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Family:

@@ -55,7 +55,7 @@ def align_sequences(
     *,
     reference: str = JOINT,
     weights: CheckpointWeights = "equal",
-    device: str | None = None,
+    device: str | torch.device | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Sequences:

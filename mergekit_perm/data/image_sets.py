@@ -79,7 +79,7 @@ def load(
 
 
 def _data(request: Request, datasets: Mapping[str, Prepared], num_classes: int) -> Data:
-    workers = request.whole("workers", least=0) or 0
+    workers = request.whole("workers", least=0)
     splits = {
         name: Split(
             name,

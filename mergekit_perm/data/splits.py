@@ -13,6 +13,9 @@ from mergekit_perm.errors import DataError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
+# How many processes read for CUDA, as many as timm's validation has.
+_WORKERS = 4
+
 # What `Split.tensors` may take up; batches serve larger splits.
 _WHOLE_BYTES = 4 * 2**30
 
@@ -81,7 +84,8 @@ class Split:
         name: ``train``, ``test``, ...
         dataset: yields (tensor of one example, class). A `TensorDataset` of inputs and classes is
             taken into memory as it is.
-        workers: processes that read examples which are not in memory.
+        workers: processes that read examples which are not in memory; None is 4 for CUDA, which
+            has to be fed, and none otherwise.
         fingerprint: an id of the content; empty when nobody asked for one.
 
     Raises:
@@ -90,7 +94,7 @@ class Split:
 
     name: str
     dataset: Dataset[Any]
-    workers: int = 0
+    workers: int | None = None
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -153,19 +157,27 @@ class Split:
         self, batch_size: int, device: str | torch.device, order: torch.Tensor | None
     ) -> Iterator[Batch]:
         chosen = self.dataset if order is None else Subset(self.dataset, order.tolist())
-        # A loader without a generator of its own draws a number from the global one.
+        cuda = torch.device(device).type == "cuda"
+        workers = self.workers
+        if workers is None:
+            workers = _WORKERS if cuda else 0
+        # A loader without a generator of its own draws a number from the global one. From pinned
+        # memory CUDA fetches a batch while it still works on the one before.
         loader: DataLoader[Any] = DataLoader(
-            chosen, batch_size, num_workers=self.workers, generator=torch.Generator()
+            chosen, batch_size, num_workers=workers, pin_memory=cuda, generator=torch.Generator()
         )
         try:
             for inputs, labels in loader:
-                yield inputs.to(device), labels.to(device, torch.int64)
+                yield (
+                    inputs.to(device, non_blocking=cuda),
+                    labels.to(device, torch.int64, non_blocking=cuda),
+                )
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
                 f"split '{self.name}': a process that reads examples has died, most often for "
-                f"lack of memory; try fewer `workers` than {self.workers} ({error})"
+                f"lack of memory; try fewer `workers` than {workers} ({error})"
             ) from error
 
 

@@ -181,7 +181,7 @@ def barrier(
     )  # fmt: skip
     chosen = _splits(data, splits)
     calibrations = [calibration] if isinstance(calibration, str) else list(calibration)
-    place = find_device(device) if isinstance(device, str) else device
+    place = find_device(device)
     needed = list(dict.fromkeys(point for path in paths for point in path.points(names)))
     values: dict[str, Values] = {}
     for name in calibrations:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from mergekit_perm import lazy
 
 if TYPE_CHECKING:
     from mergekit_perm.merge.depth import depths
@@ -46,14 +47,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mergekit_perm.merge' has no attribute '{name}'")
-    return getattr(import_module(f"mergekit_perm.merge.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)
 
 
 class _CallableModule(ModuleType):

@@ -8,9 +8,9 @@ them as well.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mergekit_perm import lazy
 from mergekit_perm.networks.names import (
     BUILTINS,
     VERSION,
@@ -61,11 +61,6 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mergekit_perm.networks' has no attribute '{name}'")
-    return getattr(import_module(f"mergekit_perm.networks.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy.names(
+    __name__, _HOMES, "BUILTINS", "VERSION", "is_function", "without_weight_options"
+)

@@ -100,7 +100,8 @@ class ActivationMatching(AlignSpec):
     batch_size: Count = 256
     rows: AtLeastTwo = 4096
     seed: Seed = 0
-    restarts: Count = 2
+    restarts: Count = 1
+    cooling: Size = 10
     max_sweeps: Size = 100
     max_seconds: Positive | None = None
 

@@ -187,6 +187,23 @@ def test_planted_permutations_come_back(
         assert torch.allclose(here, there, atol=1e-4)
 
 
+def test_only_joint_descents_cool() -> None:
+    states = {name: network(*RESNET, seed=seed) for seed, name in enumerate("abcdef")}
+    spec, data = spec_of(*RESNET), examples(*RESNET, 200)
+
+    def found(reference: str, cooling: int) -> tuple[float, Any]:
+        family = align(
+            states, spec, reference=reference, method="activation_matching", cooling=cooling,
+            max_sweeps=0, model=data.module, data=data.split,
+        )  # fmt: skip
+        return family.objective, family.permutations
+
+    assert found("a", 10) == found("a", 0)
+    # Without a sweep after it, what there is above the start is what the cooled sweeps have found.
+    assert found("joint", 10)[0] > found("joint", 0)[0]
+    assert found("joint", 10) == found("joint", 10)
+
+
 def test_data_is_needed() -> None:
     states = {name: network(*MLP, seed=seed) for seed, name in enumerate("ab")}
     with pytest.raises(AlignmentError, match="activation_matching looks at data: give `data`"):

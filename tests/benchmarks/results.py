@@ -223,26 +223,43 @@ def _scaling(rows: Rows) -> str:
     )
 
 
-def _evaluation(rows: Rows) -> str:
+def _quarter_width(rows: Rows) -> str:
+    columns = ("wide", "default", "searched")
+    body = [[str(r["set"]), *(f"{r[key]:.3f}" for key in columns)] for r in rows]
+    body.append(["all", *(interval([r[key] for r in rows]) for key in columns)])
+    head = ["seed set", "width 64, weight matching to a reference", "width 16, mixed (default)",
+            "width 16, mixed with 32 starts and 4,000 exchanges"]  # fmt: skip
+    seconds = np.mean([r["seconds"] for r in rows])
+    return (
+        "## A quarter of the width, with far more search\n\n"
+        "Training loss barriers on the simplex of three MLPs of depth 4, in nats. The default at "
+        "width 16 is above matching to a reference at width 64; what sixteen times the starts and "
+        f"eight times the exchanges make of it ({seconds:.0f} s a set). "
+        "`pytest -m bench tests/benchmarks/test_solver_barriers.py -k quarter`\n\n"
+        + table(head, body)
+    )
+
+
+def _evaluation(rows: Rows, mark: str = "bench", where: str = "") -> str:
     body = []
     for r in rows:
         bare = min(r["plain"], r["channels last"])
         body.append([
-            r["data"], str(r["threads"]), f"{r['engine']:.2f}", f"{bare:.2f}", f"{r['usual']:.2f}",
-            f"{r['engine'] / bare:.2f}", f"{r['usual'] / r['engine']:.2f}",
+            r["network"], r["data"], str(r["threads"]), f"{r['engine']:.2f}", f"{bare:.2f}",
+            f"{r['usual']:.2f}", f"{r['engine'] / bare:.2f}", f"{r['usual'] / r['engine']:.2f}",
             *([f"{r['products']:.2f}", f"{r['usual'] / r['products']:.2f}"] if "products" in r
               else ["-", "-"]),
         ])  # fmt: skip
-    head = ["data", "threads", "engine, s", "bare passes, s", "usual loop, s",
+    head = ["network", "data", "threads", "engine, s", "bare passes, s", "usual loop, s",
             "engine / bare", "usual / engine", "products, s", "usual / products"]  # fmt: skip
     return (
-        "## A pair of ResNet-20: 25 points on two splits\n\n"
+        f"## Pairs at 25 points on two splits{where}\n\n"
         "Bare passes: as many batches of the same size through one network that stays as it is, in "
         "inference mode and the better layout. The usual loop loads every mix into the network and "
         "makes a DataLoader for every split. Products: what as many operations take in plain "
         "matrix products of 2048 x 2048, about the least that passes can. Best of three each, in "
-        "one process. "
-        "`pytest -m bench tests/benchmarks/test_evaluation_speed.py`\n\n" + table(head, body)
+        f"one process. `pytest -m {mark} tests/benchmarks/test_evaluation_speed.py`\n\n"
+        + table(head, body)
     )
 
 
@@ -322,12 +339,14 @@ def _run_memory(rows: Rows) -> str:
 
 SECTIONS: Mapping[str, Callable[[Rows], str]] = {
     "barriers": _barriers,
+    "quarter_width": _quarter_width,
     "pair_speed": _speed,
     "pair_speed_gpu": partial(_speed, mark="gpu", where=" on an accelerator"),
     "joint_objective": _objectives,
     "planted": _planted,
     "scaling": _scaling,
     "evaluation": _evaluation,
+    "evaluation_gpu": partial(_evaluation, mark="gpu", where=" on an accelerator"),
     "evaluation_memory": _memory,
     "merge_speed": _merging,
     "merged_accuracy": _merged_accuracy,

@@ -1,6 +1,7 @@
-"""A pair of ResNet-20 at 25 points on two splits: against bare passes, and against the usual loop.
+"""Pairs at 25 points on two splits: against bare passes, and against the usual loop.
 
 pytest -m bench tests/benchmarks/test_evaluation_speed.py
+pytest -m gpu tests/benchmarks/test_evaluation_speed.py
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mergekit_perm import data, evaluate, networks
 from mergekit_perm.data import Split
+from mergekit_perm.evaluate.precision import arithmetic
 from tests.benchmarks import results
 
 POINTS = 25
@@ -30,72 +33,107 @@ ROUNDS = 3
 USUAL_BATCH = 128
 
 State = dict[str, torch.Tensor]
+Pair = tuple[nn.Module, list[State]]
 
 
 def digits() -> dict[str, Split]:
     return dict(data.load("digits").splits)
 
 
-def images() -> dict[str, Split]:
-    """Return two splits of random images of the size of CIFAR-10's: 600 in all."""
+def images(edge: int = 32, train: int = 400, test: int = 200) -> dict[str, Split]:
+    """Return two splits of random images, of CIFAR-10's size unless told otherwise."""
     generator = torch.Generator().manual_seed(0)
     found = {}
-    for name, count in (("train", 400), ("test", 200)):
-        inputs = torch.randn(count, 3, 32, 32, generator=generator)
+    for name, count in (("train", train), ("test", test)):
+        inputs = torch.randn(count, 3, edge, edge, generator=generator)
         labels = torch.randint(10, (count,), generator=generator)
         found[name] = Split(name, TensorDataset(inputs, labels))
     return found
 
 
-def pair(splits: Mapping[str, Split]) -> tuple[nn.Module, list[State]]:
-    """Return a ResNet-20, and two networks of it with the statistics of the data."""
+def resnet20(splits: Mapping[str, Split]) -> Pair:
     channels, edge, _ = splits["train"].input_shape
     options = {
         "depth": 20, "width": 16, "norm": "batch_norm", "num_classes": 10, "in_chans": channels,
         "img_size": edge,
     }  # fmt: skip
+    return pair("resnet_cifar", options, splits)
+
+
+def pair(architecture: str, options: Mapping[str, Any], splits: Mapping[str, Split]) -> Pair:
+    """Return a module, and two networks of it with the statistics of the data."""
     states = []
     for seed in (0, 1):
-        module = networks.build("resnet_cifar", options, seed=seed)
+        module = networks.build(architecture, options, seed=seed)
         evaluate.calibrate(module, "batch_norm", splits["train"])
         states.append({k: v.detach().clone() for k, v in module.state_dict().items()})
     return module.eval(), states
 
 
 def engine_run(
-    module: nn.Module, states: list[State], splits: Mapping[str, Split]
+    module: nn.Module, states: list[State], splits: Mapping[str, Split], device: torch.device
 ) -> list[dict[str, evaluate.Metrics]]:
-    return evaluate.evaluate_points(module, states, evaluate.edge(POINTS), splits)
+    points = evaluate.edge(POINTS)
+    return evaluate.evaluate_points(module, states, points, splits, device=device)
 
 
 def bare_run(
-    module: nn.Module, splits: Mapping[str, Split], layout: torch.memory_format, batch_size: int
+    module: nn.Module,
+    splits: Mapping[str, Split],
+    device: torch.device,
+    layout: torch.memory_format,
+    batch_size: int,
 ) -> None:
     """Run as many batches of the same size through one network that stays as it is."""
-    fixed = copy.deepcopy(module).to(memory_format=layout)
+    fixed = copy.deepcopy(module).to(device, memory_format=layout)
     batches = [
-        inputs.to(memory_format=layout)
+        inputs.to(memory_format=layout) if inputs.ndim == 4 else inputs
         for split in splits.values()
-        for inputs, _ in split.batches(batch_size)
+        for inputs, _ in split.batches(batch_size, device=device)
     ]
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic("float32", device):
         for _ in range(POINTS):
             for inputs in batches:
-                fixed(inputs)
+                last = fixed(inputs)
+        last.sum().item()  # an accelerator is done by then
 
 
-def usual_run(module: nn.Module, states: list[State], splits: Mapping[str, Split]) -> list[float]:
+def usual_run(
+    module: nn.Module, states: list[State], splits: Mapping[str, Split], device: torch.device
+) -> list[float]:
     """Load every mix into the network, and the data anew each time: what scripts do."""
     losses = []
-    for first, second in evaluate.edge(POINTS):
-        module.load_state_dict({k: first * states[0][k] + second * states[1][k] for k in states[0]})
-        for split in splits.values():
-            total = 0.0
-            with torch.no_grad():
-                for inputs, labels in DataLoader(split.dataset, USUAL_BATCH):
-                    total += float(F.cross_entropy(module(inputs), labels, reduction="sum"))
-            losses.append(total / len(split))
+    with arithmetic("float32", device):
+        for first, second in evaluate.edge(POINTS):
+            mixed = {k: first * states[0][k] + second * states[1][k] for k in states[0]}
+            module.load_state_dict(mixed)
+            for split in splits.values():
+                total = 0.0
+                with torch.no_grad():
+                    for inputs, labels in DataLoader(split.dataset, USUAL_BATCH):
+                        logits = module(inputs.to(device))
+                        loss = F.cross_entropy(logits, labels.to(device), reduction="sum")
+                        total += float(loss)
+                losses.append(total / len(split))
     return losses
+
+
+def timed(network: Pair, splits: Mapping[str, Split], device: torch.device) -> dict[str, float]:
+    """Return the seconds of every way, the best of some rounds; figures have to agree."""
+    module, states = network
+    size = evaluate.Engine(module, states, splits, device=device).batch_size
+    bare = partial(bare_run, module, splits, device)
+    theirs = copy.deepcopy(module).to(device)
+    there = [{k: v.to(device) for k, v in state.items()} for state in states]
+    works: dict[str, Callable[[], object]] = {
+        "engine": partial(engine_run, module, states, splits, device),
+        "plain": partial(bare, torch.contiguous_format, size),
+        "channels last": partial(bare, torch.channels_last, size),
+        "usual": partial(usual_run, theirs, there, splits, device),
+    }
+    found = [m.loss for point in works["engine"]() for m in point.values()]
+    np.testing.assert_allclose(found, works["usual"](), rtol=1e-4)
+    return {key: min(seconds(work) for _ in range(ROUNDS)) for key, work in works.items()}
 
 
 def products(module: nn.Module, splits: Mapping[str, Split]) -> float:
@@ -121,26 +159,41 @@ def test_points_cost_little_more_than_their_passes(threads: int) -> None:
     rows = [row for row in results.kept("evaluation") if row["threads"] != threads]
     fresh = []
     for name, splits in (("digits", digits()), ("32 x 32", images())):
-        module, states = pair(splits)
-        size = evaluate.Engine(module, states, splits, device=torch.device("cpu")).batch_size
-        works: dict[str, Callable[[], object]] = {
-            "engine": partial(engine_run, module, states, splits),
-            "plain": partial(bare_run, module, splits, torch.contiguous_format, size),
-            "channels last": partial(bare_run, module, splits, torch.channels_last, size),
-            "usual": partial(usual_run, copy.deepcopy(module), states, splits),
-        }
-        timed = {key: [seconds(work) for _ in range(ROUNDS)] for key, work in works.items()}
-        best = {key: min(values) for key, values in timed.items()}
-        found = [m.loss for point in engine_run(module, states, splits) for m in point.values()]
-        np.testing.assert_allclose(
-            found, usual_run(copy.deepcopy(module), states, splits), rtol=1e-4
-        )
-        least = products(module, splits)
-        fresh.append({"data": name, "threads": threads, "products": least, **best})
+        network = resnet20(splits)
+        row = {"network": "ResNet-20", "data": name, "threads": threads}
+        row |= timed(network, splits, torch.device("cpu"))
+        fresh.append(row | {"products": products(network[0], splits)})
     results.keep("evaluation", [*rows, *fresh])
     for row in fresh:
         assert row["engine"] <= 1.10 * min(row["plain"], row["channels last"])
         assert row["engine"] <= row["usual"] / 2
+
+
+def on_an_accelerator() -> Iterator[tuple[str, str, Mapping[str, Split], Pair]]:
+    """Yield networks from ones too small to fill a device to ones that do, and their data."""
+    small, mid, large = digits(), images(32, 8000, 2000), images(224, 384, 128)
+    mlp = {"in_features": 64, "hidden": [128] * 4, "num_classes": 10}
+    yield "MLP, depth 4, width 128", "digits", small, pair("mlp", mlp, small)
+    yield "ResNet-20", "digits", small, resnet20(small)
+    yield "ResNet-20", "32 x 32", mid, resnet20(mid)
+    yield "ResNet-50", "224 x 224", large, pair("resnet50", {"num_classes": 10}, large)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.timeout(3600)
+def test_points_on_an_accelerator() -> None:
+    torch.set_num_threads(1)
+    rows = []
+    for name, data_name, splits, network in on_an_accelerator():
+        row: dict[str, Any] = {"network": name, "data": data_name, "threads": 1}
+        rows.append(row | timed(network, splits, torch.device("cuda")))
+        results.keep("evaluation_gpu", rows, "cuda")
+    for row in rows:
+        assert row["engine"] <= 1.10 * min(row["plain"], row["channels last"])
+        assert row["engine"] <= row["usual"] / 2
+        if row["data"] == "digits":  # too little to fill a device
+            assert row["engine"] <= row["usual"] / 10
 
 
 ONE = """
@@ -148,6 +201,7 @@ import json, pathlib, torch
 from torch.utils.data import TensorDataset
 from mergekit_perm import evaluate, networks
 from mergekit_perm.data import Split
+from mergekit_perm.evaluate.precision import arithmetic
 torch.set_num_threads(1)
 
 def peak():

@@ -116,3 +116,27 @@ def test_the_default_has_the_lowest_barriers() -> None:
     for width in (64, 128, 256):
         narrow, wide = zoo.mlp(width // 4), zoo.mlp(width)
         assert mean(rows, narrow, default) <= mean(rows, wide, to_one)
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(4 * 3600)
+def test_a_quarter_of_the_width_with_far_more_search() -> None:
+    """How far the default's barrier falls where it is above that of four times the width."""
+    torch.set_num_threads(1)
+    narrow, wide, default = zoo.mlp(16), zoo.mlp(64), "mixed (default)"
+    known = {(row["kind"], row["set"], row["method"]): row for row in results.kept("barriers")}
+    rows = []
+    for number in range(SEED_SETS):
+        states = narrow.family(range(3 * number, 3 * number + 3))
+        began = time.perf_counter()
+        family = aligned("mixed", "joint", narrow, states, number, restarts=32, exchanges=4000)
+        seconds = time.perf_counter() - began
+        rows.append({
+            "set": number,
+            "wide": known[wide.name, number, "weight matching to a reference"]["train simplex"],
+            "default": known[narrow.name, number, default]["train simplex"],
+            "searched": max(narrow.barriers(family, points(GRID), "train")),
+            "seconds": seconds,
+        })  # fmt: skip
+        results.keep("quarter_width", rows)
+    assert np.mean([row["searched"] for row in rows]) < np.mean([row["default"] for row in rows])

@@ -141,3 +141,21 @@ def test_a_reader_that_dies_is_an_error_that_says_what_to_do() -> None:
     split = Split("train", Fatal(), workers=1)
     with pytest.raises(DataError, match=r"split 'train': a process that reads .* fewer `workers`"):
         list(split.batches(2))
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "processes", "pinned"),
+    [(None, "cpu", 0, False), (2, "cpu", 2, False), (None, "cuda", 4, True), (0, "cuda", 0, True)],
+)
+def test_cuda_is_fed_from_pinned_memory_by_several_processes(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, device: str, processes: int, pinned: bool
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def loader(_dataset: Any, _batch_size: int, **options: Any) -> list[Any]:
+        asked.update(options)
+        return []
+
+    monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
+    assert list(Split("train", Squares(), workers=workers).batches(2, device=device)) == []
+    assert (asked["num_workers"], asked["pin_memory"]) == (processes, pinned)
