@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from mergekit_perm.align.activations import KERNELS, Kernel, of_activations, of_covariances
 from mergekit_perm.align.deadline import Deadline
-from mergekit_perm.align.descent import Settings
+from mergekit_perm.align.descent import Settings, anchored
+from mergekit_perm.align.evidence import of_weights
 from mergekit_perm.align.examples import Examples, needed
 from mergekit_perm.align.options import check_choice, check_options
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.starts import Search
 from mergekit_perm.align.views import State
 from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.permutation import Indices
 from mergekit_perm.progress import Progress, silent
 
 
@@ -42,7 +44,9 @@ def activation_matching(
     over rows that are kept (an iterated shared reference, as in arXiv 2506.22712).
 
     Activations are taken where layers take them in, behind norm and nonlinearity; a group that
-    several layers take in is matched by all of them. The first network stays as it is with "joint".
+    several layers take in is matched by all of them. A group that shows nowhere (the heads within
+    `nn.MultiheadAttention`) is matched by weights, after all others. The first network stays as it
+    is with "joint".
 
     Args:
         states: at least two state dicts that bound `spec` fits, by name.
@@ -75,12 +79,43 @@ def activation_matching(
     if reference != "joint":
         evidence = of_covariances(
             states, spec, examples, reference=reference, kernel=kernel, count=count,
-            batch_size=batch_size, seed=seed, deadline=settings.deadline,
+            batch_size=batch_size, seed=seed, deadline=settings.deadline, progress=progress,
         )  # fmt: skip
     else:
         evidence = of_activations(
             states, spec, examples, kernel=kernel, count=count, batch_size=batch_size, rows=rows,
-            seed=seed, deadline=settings.deadline,
+            seed=seed, deadline=settings.deadline, progress=progress,
         )  # fmt: skip
     found = Search(evidence, settings, seed, cooling).match(reference, restarts=restarts)
-    return replace(found, saw="inputs")
+    hidden = {view.group for view in evidence.views if not view.carriers}
+    members = _by_weights(states, spec, hidden, found.members, reference, settings, seed)
+    return replace(found, members=members, saw="inputs")
+
+
+def _by_weights(
+    states: Mapping[str, State],
+    spec: PermutationSpec,
+    groups: Collection[str],
+    members: dict[str, dict[str, Indices]],
+    reference: str,
+    settings: Settings,
+    seed: int,
+) -> dict[str, dict[str, Indices]]:
+    """Return `members` with `groups`, which no activation shows, matched by weights."""
+    weights = of_weights(states, spec)
+    views = tuple(view for view in weights.views if view.group in groups and view.carriers)
+    if not views:
+        return members
+    search = Search(replace(weights, views=views), settings, seed)
+    if reference == "joint":
+        descent = search.descent(members, "by weights")
+        descent.descend("aligning by weights")
+        return anchored(descent.members, next(iter(states)))
+    found = {reference: members[reference]}
+    for name in states:
+        if name != reference:
+            pair = {each: members[each] for each in (reference, name)}
+            descent = search.descent(pair, "by weights", anchor=reference)
+            descent.descend(f"aligning {name} to {reference} by weights")
+            found[name] = descent.members[name]
+    return {name: found[name] for name in states}

@@ -18,6 +18,7 @@ from mergekit_perm.align.sites import Key, Site, find_sites, listening
 from mergekit_perm.align.views import State
 from mergekit_perm.axes import Fixed
 from mergekit_perm.permspec import PermutationSpec
+from mergekit_perm.progress import Progress, silent
 
 Kernel = Literal["correlation", "covariance", "inner_product"]
 KERNELS = get_args(Kernel)
@@ -34,6 +35,7 @@ def of_activations(
     rows: int,
     seed: int,
     deadline: Deadline,
+    progress: Progress = silent,
 ) -> Evidence:
     """Return the activations of networks on up to `count` examples as evidence.
 
@@ -52,6 +54,7 @@ def of_activations(
             at least one position of every example.
         seed: which examples, and which positions.
         deadline: take no further examples after it.
+        progress: told how many examples have been run.
     """
     sites = find_sites(spec, examples, next(iter(states.values())))
     number = min(count, len(examples.split))
@@ -59,7 +62,9 @@ def of_activations(
     kept: dict[str, dict[str, list[torch.Tensor]]] = {
         name: {site.name: [] for site in sites} for name in states
     }
-    for name, site, met, which in _met(states, sites, examples, count, batch_size, seed, deadline):
+    for name, site, met, which in _met(
+        states, sites, examples, count, batch_size, seed, deadline, progress
+    ):
         kept[name][site.name].append(positions.chosen(site, met, which))
     tensors = {
         name: {site: standardised(torch.cat(parts), kernel).T for site, parts in found.items()}
@@ -81,6 +86,7 @@ def of_covariances(
     batch_size: int,
     seed: int,
     deadline: Deadline,
+    progress: Progress = silent,
 ) -> Evidence:
     """Return how activations vary with those of network `reference`, summed over a stream.
 
@@ -92,7 +98,9 @@ def of_covariances(
     sums = {name: {site.name: _Sums() for site in sites} for name in states}
     ours: dict[str, torch.Tensor] = {}
     in_order = {reference: states[reference], **states}
-    for name, site, met, _ in _met(in_order, sites, examples, count, batch_size, seed, deadline):
+    for name, site, met, _ in _met(
+        in_order, sites, examples, count, batch_size, seed, deadline, progress
+    ):
         rows = site.rows(met).double()
         if name == reference:
             ours[site.name] = rows
@@ -194,6 +202,7 @@ def _met(
     batch_size: int,
     seed: int,
     deadline: Deadline,
+    progress: Progress,
 ) -> Iterator[tuple[str, Site, torch.Tensor, range]]:
     """Yield, batch by batch, what every network shows at every site, and of which examples."""
     placed = {
@@ -208,8 +217,9 @@ def _met(
             met[by_key[key]] = tensor.clone()
 
     with torch.no_grad(), listening(examples.module, take) as start:
-        done = 0
+        done, number = 0, min(count, len(examples.split))
         for inputs, _ in examples.batches(count, batch_size, seed=seed):
+            progress("running the networks", done, number)
             which = range(done, done + len(inputs))
             done = which.stop
             for name, state in placed.items():
@@ -219,3 +229,4 @@ def _met(
                     yield name, site, met.pop(site), which
             if deadline.passed():
                 break
+        progress("running the networks", number, number)

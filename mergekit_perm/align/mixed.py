@@ -81,6 +81,8 @@ def mixed(
         device: where weights alone are compared; with examples it is theirs.
         progress: told after every sweep and every gradient.
 
+    The networks as given are a candidate, too: they never end worse than they were, by that loss.
+
     The loss is measured at the barycentre, at the midpoints of a ring of pairs and halfway from the
     barycentre to every network, as the excess over the networks' own, with BatchNorm re-estimated.
     The traces are the lowest excess so far.
@@ -98,7 +100,7 @@ def mixed(
     weights = of_weights(states, spec, device=examples.device)
     shown = of_activations(
         states, spec, examples, count=max(count, rows), batch_size=batch_size, rows=rows, seed=seed,
-        deadline=settings.deadline,
+        deadline=settings.deadline, progress=progress,
     )  # fmt: skip
     guide = _Guide(steps, strength, batch_size, exchanges)
     tensors = matched_tensors(spec, next(iter(states.values())))
@@ -149,16 +151,19 @@ class _Choice:
             self.spec, self.examples, states, count=self.count, seed=self.seed,
             batch_size=self.guide.batch_size,
         )  # fmt: skip
+        still = Search(weights, self.settings, self.seed).still()
+        incumbent.consider(dict.fromkeys(states, still), incumbent.states)
         both = balanced(weights, shown, self.ratio)
         for start in range(self.restarts):
-            if start and self.settings.deadline.passed():
+            if self.settings.deadline.passed():
                 break
             begun = incumbent.fresh()
             for members in self._candidates(weights, shown, both, start, anchor):
                 begun.consider(members, begun.permuted(members))
             self._follow(begun, both, start, anchor)
             incumbent.take(begun)
-        self._exchange(incumbent, anchor)
+        if not self.settings.deadline.passed():
+            self._exchange(incumbent, anchor)
         return incumbent.members, incumbent.trace
 
     def _candidates(

@@ -121,7 +121,8 @@ class Search:
         plain = self.descent(members, 1, anchor=anchor, trace=settled.trace[:1])
         plain.descend(task, until=1)
         reached = plain.trace[-1]
-        if settled.height() - reached > _CLEARLY * abs(reached):
+        clearly = 0.0 if self.settings.deadline.passed() else _CLEARLY * abs(reached)
+        if settled.height() - reached > clearly:  # when time is over, the higher one
             del plain
             yield self.descent(settled.members, 0, anchor=anchor, trace=settled.trace)
             yield self.descent(members, 1, anchor=anchor, trace=settled.trace[:1])

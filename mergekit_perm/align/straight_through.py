@@ -63,7 +63,8 @@ def straight_through(
             mixed with one another; none is matched to the reference on its own.
         examples: training examples with labels.
         seed: of examples, batches, mixtures and the order of visits; equal seeds, equal results.
-        steps: how many steps of Adam; after 0, it is weight matching to the anchor.
+        steps: how many steps of Adam; after 0, it is weight matching to the anchor, or the networks
+            as given where they lie better.
         batch_size: examples for a step, drawn at random, and at a time elsewhere where they are
             large.
         learning_rate: of Adam. That of the code of STE-MM, 0.001, asks for more steps.
@@ -73,12 +74,13 @@ def straight_through(
         max_seconds: take no further step after this time; None for no limit.
         progress: told after every step.
 
-    The first candidate is weight matching to the anchor, every step gives another one, and the
-    result is the best of them all: the one whose barycentre, midpoints of a ring of pairs and
-    points halfway from the barycentre to every network, on the fixed examples, exceed the losses of
-    the networks themselves by least. The trace is the lowest excess
-    so far. BatchNorm normalises by the statistics of the batch; running statistics are moved, and
-    neither matched nor learned. A loss that is not finite ends the steps.
+    The candidates are the networks as given, weight matching to the anchor, and what every step
+    gives. The result is the best of them all: the one whose barycentre, midpoints of a ring of
+    pairs and points halfway from the barycentre to every network, on the fixed examples, exceed the
+    losses of the networks themselves by least. The trace is the lowest excess so far.
+
+    BatchNorm normalises by the statistics of the batch; running statistics are moved, and neither
+    matched nor learned. A loss that is not finite ends the steps.
 
     Raises:
         AlignmentError: no examples, or an option out of range.
@@ -118,7 +120,7 @@ class _Learner:
     Attributes:
         members: by network, where it stands.
         best: the members of the lowest excess.
-        trace: the lowest excess at the start and after every match.
+        trace: the lowest excess as given, at the start and after every match.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class _Learner:
         batch_size: int,
         seed: int,
     ) -> None:
-        """Match all networks to `anchor`; latents start at its weights."""
+        """Match all networks to `anchor`, unless they lie better; latents start at its weights."""
         self.evidence, self.states, self.anchor = evidence, states, anchor
         self.settings = settings
         self.generator = np.random.default_rng(seed)
@@ -145,10 +147,12 @@ class _Learner:
             for name in states
             if name != anchor
         }
-        self.members = Search(evidence, settings, seed).match(anchor, restarts=1).members
+        search = Search(evidence, settings, seed)
+        self.best = dict.fromkeys(states, search.still())
+        self.trace = [self.excess(list(states.values()))]
+        self.members = search.match(anchor, restarts=1).members
         self.permuted = {n: self._permuted(n) for n in states}
-        self.best = dict(self.members)
-        self.trace = [self.excess(list(self.permuted.values()))]
+        self._consider()
 
     def latent_tensors(self) -> list[torch.Tensor]:
         """Return everything that is learned."""
@@ -157,11 +161,17 @@ class _Learner:
     def match(self) -> None:
         """Match every network to its latents, from where it stands, and keep the best members."""
         moved = [self._match(name) for name in self.latents]
-        lowest = self.trace[-1]
         if any(moved):
-            excess = self.excess(list(self.permuted.values()), limit=lowest)
-            if excess < lowest:
-                lowest, self.best = excess, dict(self.members)
+            self._consider()
+        else:
+            self.trace.append(self.trace[-1])
+
+    def _consider(self) -> None:
+        """Keep the members as they stand if mixtures are better."""
+        lowest = self.trace[-1]
+        excess = self.excess(list(self.permuted.values()), limit=lowest)
+        if excess < lowest:
+            lowest, self.best = excess, dict(self.members)
         self.trace.append(lowest)
 
     def mixed(self, mixtures: Mixtures) -> dict[str, torch.Tensor]:

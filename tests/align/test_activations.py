@@ -19,10 +19,18 @@ from mergekit_perm.axis_text import format_axis
 from mergekit_perm.data import Split
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
+from tests.derive.odd_modules import Attention
 
 torch.set_num_threads(1)
 
 State = dict[str, torch.Tensor]
+
+
+class Attends(Attention):
+    """A network whose heads no module takes in."""
+
+    input_shape = (5, 6)
+
 
 MLP = ("mlp", {"in_features": 5, "hidden": [7, 6], "num_classes": 3})
 RESNET = (
@@ -185,6 +193,29 @@ def test_planted_permutations_come_back(
         assert sum(len(p) for p in alive.values()) <= 0.2 * sum(len(p) for p in member.values())
         here, there = (data.run(s, inputs) for s in (state, family.states[name]))
         assert torch.allclose(here, there, atol=1e-4)
+
+
+@pytest.mark.parametrize("reference", ["a", "joint"])
+def test_groups_that_show_nowhere_are_matched_by_weights(reference: str) -> None:
+    attention = ("tests.align.test_activations:Attends", {})
+    module, spec = networks.build(*attention, seed=0).eval(), spec_of(*attention)
+    inputs = torch.randn(40, 5, 6, generator=torch.Generator().manual_seed(5))
+    split = Split("train", TensorDataset(inputs, torch.arange(40) % 3))
+    data = Examples(module, split, torch.device("cpu"))
+    state = network(*attention)
+    hidden = set(spec.groups) - shown(spec, find_sites(spec, data, state))
+    assert hidden
+    planted = {n: spec.random(generator=np.random.default_rng(i)) for i, n in enumerate("bc")}
+    copies = {name: spec.apply(member, state) for name, member in planted.items()}
+    told: list[tuple[Any, ...]] = []
+    family = align(
+        {"a": state, **copies}, spec, reference=reference, method="activation_matching",
+        model=module, data=split, progress=lambda *event: told.append(event),
+    )  # fmt: skip
+    for name, member in planted.items():
+        for group in spec.groups:
+            assert member[group].inverse() == family.permutations[name][group], group
+    assert ("running the networks", 40, 40) in told
 
 
 def test_only_joint_descents_cool() -> None:

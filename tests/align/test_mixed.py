@@ -90,7 +90,7 @@ def test_the_excess_never_rises_and_labels_were_seen(
     trace = family.traces["joint"]
     assert family.saw == "labels"
     assert all(later <= earlier for earlier, later in itertools.pairwise(trace))
-    assert len(trace) == 2 * (4 + 10) + 20
+    assert len(trace) == 1 + 2 * (4 + 10) + 20  # as given, candidates and steps, exchanges
 
 
 def test_exchanges_lower_what_is_left(states: dict[str, State], digits: data.Data) -> None:
@@ -119,7 +119,7 @@ def test_several_networks_exchange_at_once_where_there_are_many(
     monkeypatch.setattr(mixed._Choice, "_candidates", lambda *_: iter([still]))
     family = aligned(copies, digits, steps=0, restarts=1, exchanges=30)
     trace = family.traces["joint"]
-    assert len(trace) == 1 + 30
+    assert len(trace) == 2 + 30  # as given, the candidate that is the same, exchanges
     assert all(later <= earlier for earlier, later in itertools.pairwise(trace))
     # What is returned has the excess that was found last: each exchange is in the members.
     module = networks.build(*MLP, seed=0).eval()
@@ -201,9 +201,22 @@ def test_without_data_it_looks_at_weights_alone(states: dict[str, State]) -> Non
 def test_time_that_is_over_ends_it_with_the_best_so_far(
     states: dict[str, State], digits: data.Data
 ) -> None:
-    family = aligned(states, digits, max_seconds=0, steps=10**6)
-    assert family.seconds < 5 and family.cut_off
-    assert len(family.traces["joint"]) == 1  # no candidate but the first
+    for reference in ("joint", "a"):
+        family = aligned(states, digits, reference=reference, max_seconds=0, steps=10**6)
+        assert family.seconds < 5 and family.cut_off
+        assert all(len(trace) == 1 for trace in family.traces.values())  # as given
+        assert family.objective == family.objective_before
+
+
+def test_networks_that_lie_better_than_what_is_found_stay(
+    states: dict[str, State], digits: data.Data
+) -> None:
+    best = aligned(states, digits, steps=30, exchanges=200)
+    for options in ({"steps": 0, "exchanges": 0}, {"max_seconds": 0.05}):
+        again = aligned(best.states, digits, seed=1, **options)
+        trace = again.traces["joint"]
+        assert trace[0] == pytest.approx(best.traces["joint"][-1], rel=1e-4)
+        assert trace[-1] <= trace[0]
 
 
 def test_batch_norm_is_estimated_and_nothing_given_changes(digits: data.Data) -> None:

@@ -106,8 +106,9 @@ def test_it_lowers_the_loss_of_mixtures_below_that_of_weight_matching(
         [SPEC.act(each.members[n], state) for n, state in states.items()]
         for each in (matched, found)
     )
-    trace = found.traces["joint"]
-    assert len(trace) == 61
+    given, *trace = found.traces["joint"]
+    assert given == pytest.approx(excess_of(list(states.values()), digits), abs=1e-5)
+    assert len(trace) == 61 and trace[0] <= given
     assert all(later <= earlier for earlier, later in itertools.pairwise(trace))
     assert trace[0] == pytest.approx(excess_of(before, digits), abs=1e-5)
     assert trace[-1] == pytest.approx(excess_of(after, digits), abs=1e-5)
@@ -133,11 +134,24 @@ def test_a_family_computes_what_it_computed(mlps: dict[str, State], digits: Spli
         assert loss_of(family.states[n], digits) == pytest.approx(loss_of(state, digits), rel=1e-5)
 
 
+def test_networks_that_lie_better_than_matching_brings_them_stay(
+    mlps: dict[str, State], digits: Split
+) -> None:
+    examples = examples_of(digits)
+    best = straight_through(mlps, SPEC, examples=examples, steps=60, count=ALL)
+    aligned = {n: SPEC.act(best.members[n], state) for n, state in mlps.items()}
+    for options in ({"steps": 0}, {"max_seconds": 0.0}):
+        again = straight_through(aligned, SPEC, examples=examples, count=ALL, **options)
+        assert again.traces["joint"][0] == pytest.approx(best.traces["joint"][-1], abs=1e-5)
+        for member in again.members.values():
+            assert all((p == np.arange(len(p))).all() for p in member.values())
+
+
 def test_no_steps_are_weight_matching_to_the_anchor(mlps: dict[str, State], digits: Split) -> None:
     for options in ({}, {"reference": "c"}):
         found = straight_through(mlps, SPEC, examples=examples_of(digits), steps=0, **options)
         matched = weight_matching(mlps, SPEC, restarts=1, **{"reference": "a", **options})
-        assert len(found.traces["joint"]) == 1
+        assert len(found.traces["joint"]) == 2
         assert same(found, Solution(matched.members, found.traces))
 
 
@@ -146,7 +160,7 @@ def test_permuted_copies_lie_together_from_the_start(mlps: dict[str, State], dig
     planted = {n: SPEC.random(generator=generator) for n in "bc"}
     states = {"a": mlps["a"], **{n: SPEC.apply(p, mlps["a"]) for n, p in planted.items()}}
     found = straight_through(states, SPEC, examples=examples_of(digits), steps=5)
-    assert found.traces["joint"][0] == pytest.approx(0, abs=1e-6)
+    assert found.traces["joint"][1] == pytest.approx(0, abs=1e-6)
     for n, member in planted.items():
         for group, permutation in member.items():
             assert np.array_equal(found.members[n][group], permutation.inverse().indices)
@@ -176,13 +190,14 @@ def test_it_does_not_mind_how_all_networks_stand_together(
         straight_through(each, SPEC, examples=wide, steps=15, count=ALL) for each in (states, moved)
     )
     assert other.traces["joint"][-1] < other.traces["joint"][0]
-    assert other.traces["joint"] == pytest.approx(one.traces["joint"], rel=1e-9)
+    # As given, they differ.
+    assert other.traces["joint"][1:] == pytest.approx(one.traces["joint"][1:], rel=1e-9)
 
 
 def test_a_time_limit_keeps_the_best_so_far(mlps: dict[str, State], digits: Split) -> None:
     examples = examples_of(digits)
     none = straight_through(mlps, SPEC, examples=examples, max_seconds=0.0)
-    assert len(none.traces["joint"]) == 1
+    assert len(none.traces["joint"]) == 2
     some = straight_through(mlps, SPEC, examples=examples, max_seconds=0.5, steps=10**6)
     assert 1 < len(some.traces["joint"]) < 10**4
     assert some.traces["joint"][-1] <= some.traces["joint"][0]
@@ -234,7 +249,7 @@ def test_a_loss_that_is_not_finite_ends_it() -> None:
     bound = spec.bind({n: tuple(t.shape) for n, t in states["a"].items()})
     split = Split("train", InMemory(torch.full((6, 3), float("nan")), torch.tensor([0, 1] * 3)))
     found = straight_through(states, bound, examples=Examples(Spoilt(), split, CPU))
-    assert found.traces["joint"] == [float("inf")]
+    assert found.traces["joint"] == [float("inf"), float("inf")]
 
 
 def test_progress_counts_steps(mlps: dict[str, State], digits: Split) -> None:
