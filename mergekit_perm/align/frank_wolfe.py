@@ -88,9 +88,9 @@ def frank_wolfe(
     Each step is exact: the best members by assignment, the length by the polynomial that F is along
     the way. In the end the soft members are rounded by assignment. From the best of these, the
     members at which the steps were aimed, and no move at all, coordinate descent goes on, one group
-    of one network at a time, until nothing gains; F can only rise. Soft weights are float64;
-    running statistics are moved but not matched. The trace has F of the soft members, and last F of
-    the members returned.
+    of one network at a time, until a sweep gains as little as ends `weight_matching`; F can only
+    rise. Soft weights are float64; running statistics are moved but not matched. The trace has F of
+    the soft members, and last F of the members returned.
 
     Raises:
         AlignmentError: an option out of range.

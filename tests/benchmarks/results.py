@@ -16,6 +16,13 @@ import numpy as np
 import scipy.stats
 import torch
 
+MEASURES = {
+    "train simplex": "Simplex, training loss",
+    "test simplex": "Simplex, test loss",
+    "train far edge": "Far edge, training loss",
+    "test far edge": "Far edge, test loss",
+}
+
 FOLDER = Path(__file__).with_name("results")
 PAGE = Path(__file__).with_name("RESULTS.md")
 
@@ -89,13 +96,9 @@ def _barriers(rows: Rows) -> str:
         "t-interval. "
         "`pytest -m bench tests/benchmarks/test_solver_barriers.py`\n",
         *_other_networks(rows),
+        _asked(rows),
     ]
-    for measure, title in (
-        ("train simplex", "Simplex, training loss"),
-        ("test simplex", "Simplex, test loss"),
-        ("train far edge", "Far edge, training loss"),
-        ("test far edge", "Far edge, test loss"),
-    ):
+    for measure, title in MEASURES.items():
         body = []
         for kind in kinds:
             cells, sets = [], len({row["set"] for row in rows if row["kind"] == kind})
@@ -110,6 +113,37 @@ def _barriers(rows: Rows) -> str:
     seconds = [[kind, *(_mean_seconds(rows, kind, method) for method in methods)] for kind in kinds]
     text.append("### Seconds of alignment\n\n" + table(["network", *methods], seconds))
     return "\n".join(text)
+
+
+def _asked(rows: Rows) -> str:
+    """Return how far the default is below other methods, beside how far it was asked to be."""
+    default, to_one = "mixed (default)", "weight matching to a reference"
+    by_activations = "activation matching to a reference"
+    mlp, resnet = "MLP, depth 4, width {}".format, "ResNet-8, width {}".format
+    asked = [(mlp(w), mlp(w), to_one, 0.3) for w in (32, 64, 128)]
+    asked += [(resnet(w), resnet(w), to_one, 0.2) for w in (16, 32)]
+    asked += [(resnet(w), resnet(w), by_activations, 0.7) for w in (16, 32)]
+    asked += [(mlp(w // 4), mlp(w), to_one, 1.0) for w in (64, 128, 256)]
+    means = {
+        (kind, method, measure): np.mean([
+            row[measure] for row in rows if (row["kind"], row["method"]) == (kind, method)
+        ])
+        for kind, method in {(r["kind"], r["method"]) for r in rows}
+        for measure in MEASURES
+    }  # fmt: skip
+    body = []
+    for ours, theirs, method, most in asked:
+        cells = []
+        for measure in MEASURES:
+            ratio = means[ours, default, measure] / means[theirs, method, measure]
+            cells.append(f"{ratio:.2f}" + " (missed)" * bool(ratio > most))
+        body.append([ours, f"{method}, {theirs}", f"{most:g}", *cells])
+    return (
+        "### What was asked of the default\n\n"
+        "Its mean barrier as a share of another method's. It chooses by the loss on training "
+        "examples.\n\n"
+        + table(["default on", "another method", "at most", *MEASURES.values()], body)
+    )
 
 
 def _other_networks(rows: Rows) -> list[str]:

@@ -1,4 +1,4 @@
-"""Planted permutations of every shipped timm architecture up to 30 M parameters.
+"""Planted permutations of every shipped architecture up to 30 M parameters.
 
     pytest -m bench tests/benchmarks/test_planted.py
 
@@ -9,6 +9,7 @@ no longer what a method that raises it looks for. What is measured already is no
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,15 @@ METHODS = ("weight_matching",)
 STARTS = (1, 6)
 
 
-def planted(name: str, method: str, noise: float) -> dict[str, Any] | None:
-    module = networks.build(name, {}, seed=0)
+def planted(name: str, path: Path, method: str, noise: float) -> dict[str, Any] | None:
+    written = pm.PermutationSpec.load(path)
+    assert written.architecture
+    architecture, options = written.architecture, dict(written.options)
+    module = networks.build(architecture, options, seed=0)
     if sum(p.numel() for p in module.parameters()) > LARGEST:
         return None
     state = {key: value.clone() for key, value in module.state_dict().items()}
-    spec = derive.find(name, {}, checkpoints.shapes(module)).spec
+    spec = derive.find(architecture, options, checkpoints.shapes(module)).spec
     generator = torch.Generator().manual_seed(0)
     # A fresh network has channels no one can tell apart: scales of 1, biases of 0.
     for key, value in state.items():
@@ -69,11 +73,12 @@ def test_planted_permutations_come_back() -> None:
     torch.set_num_threads(1)
     rows = results.kept("planted")
     done = {(row["architecture"], row["method"], row["noise"]) for row in rows}
-    names = [n for n in shipped.architecture_specs() if n not in networks.BUILTINS]
-    for name in names:
+    for name, path in shipped.architecture_specs().items():
         for method in METHODS:
             for noise in NOISES:
-                if (name, method, noise) not in done and (row := planted(name, method, noise)):
+                if (name, method, noise) not in done and (
+                    row := planted(name, path, method, noise)
+                ):
                     rows.append(row)
         results.keep("planted", rows)
     lost = [r for r in rows if r["recovered"] < r["groups"] and not r["above"]]
