@@ -6,12 +6,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mergekit_perm.progress import Progress
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 # Seconds between two lines where there is no terminal; what is quicker than that shows none.
 _QUIET = 5.0
+
+# How wide a bar is.
+_BAR = 12
 
 
 @contextmanager
@@ -21,17 +27,31 @@ def live_progress() -> Iterator[Progress]:
         yield PlainLines(sys.stderr)
         return
     from rich.console import Console
+
+    with bars_on(Console(stderr=True)) as listen:
+        yield listen
+
+
+@contextmanager
+def bars_on(console: Console) -> Iterator[Progress]:
+    """Yield a listener that shows bars on a terminal, of one line each however narrow it is.
+
+    A task's name gives way first: how far it is, the time left and the note stay readable.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn(
+            "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        ),
+        BarColumn(bar_width=_BAR),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True)),
     )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Bars(*columns, console=console, transient=True, expand=True) as bars:
         tasks: dict[str, Any] = {}
 
         def listen(task: str, done: int, total: int, note: str = "", /) -> None:
