@@ -252,9 +252,24 @@ def _scaling(rows: Rows) -> str:
     ]  # fmt: skip
     head = ["method", "networks", "seconds", "peak MiB", "seconds per network", "MiB per network"]
     return (
-        "## More networks\n\nTime and peak memory on top of the networks themselves. "
+        "## More networks\n\nTime and peak memory on top of the networks themselves. From 4 to 32 "
+        f"they grow as powers of the number of networks: {_powers(rows)}. "
         "`pytest -m bench tests/benchmarks/test_scaling.py`\n\n" + table(head, body)
     )
+
+
+def _powers(rows: Rows) -> str:
+    """Return by method with which power of the number of networks time and memory grow."""
+    found = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        several = [row for row in rows if row["method"] == method and row["networks"] > 2]
+        counts = np.log([row["networks"] for row in several])
+        time, memory = (
+            np.polyfit(counts, np.log([row[key] for row in several]), 1)[0]
+            for key in ("seconds", "mib")
+        )
+        found.append(f"{method} {time:.2f} in time and {memory:.2f} in memory")
+    return ", ".join(found)
 
 
 def _quarter_width(rows: Rows) -> str:
