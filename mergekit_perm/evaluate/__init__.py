@@ -18,7 +18,7 @@ from mergekit_perm.evaluate.points import (
     vertex,
 )
 from mergekit_perm.evaluate.precision import PRECISIONS
-from mergekit_perm.evaluate.search import search_simplex
+from mergekit_perm.evaluate.search import height, search_simplex
 from mergekit_perm.evaluate.team import Team
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "excess",
     "from_points",
     "has_batch_norm",
+    "height",
     "measure",
     "measure_points",
     "mix",

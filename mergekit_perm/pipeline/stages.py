@@ -10,6 +10,7 @@ from mergekit_perm import checkpoints, evaluate, networks, train
 from mergekit_perm.errors import RunError
 from mergekit_perm.pipeline.calibrated import engine_of_merged
 from mergekit_perm.pipeline.fitting import fitted
+from mergekit_perm.pipeline.forming import FormingCurve
 from mergekit_perm.pipeline.networks_cache import keep_cached, keep_network
 from mergekit_perm.pipeline.workshop import (
     Engine,
@@ -129,13 +130,20 @@ def measure_kept(
 
     Every point is kept as soon as it is measured, so that a run that is killed goes on from there.
     """
+    known = read_points(shop.folder.kept_points(name, key))
+    curve = FormingCurve(weights, ends or {}, known)
+
+    def keep(point: Weights, found: dict[str, evaluate.Metrics]) -> None:
+        shop.folder.keep_point(name, key, plain_point(point, found))
+        curve.add(point, found)
+
     measured = evaluate.measure_points(
         engine,
         weights,
-        known=read_points(shop.folder.kept_points(name, key)),
+        known=known,
         ends=ends,
-        keep=lambda point, found: shop.folder.keep_point(name, key, plain_point(point, found)),
-        progress=shop.progress,
+        keep=keep,
+        progress=curve.shown(shop.progress),
         task=task,
     )
     return {"points": [plain_point(*each) for each in zip(weights, measured, strict=True)]}
