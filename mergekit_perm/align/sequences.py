@@ -25,6 +25,8 @@ from mergekit_perm.weighted import mismatch
 class Sequences:
     """Sequences of checkpoints after alignment to one reference.
 
+    What that did to the groups of one checkpoint of every network, `moved_along` tells.
+
     Attributes:
         reference: the name of the reference network, or "joint".
         weights: how checkpoints counted: "equal" or "norm".

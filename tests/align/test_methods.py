@@ -35,7 +35,7 @@ SIZE = {
 FEW: dict[str, dict[str, Any]] = {
     "frank_wolfe": {"max_iterations": 3},
     "sinkhorn": {"steps": 30},
-    "straight_through": {"steps": 3, "batch_size": 4, "count": 8},
+    "straight_through": {"steps": 20, "batch_size": 4, "count": 8},
     "activation_matching": {"count": 8, "rows": 64, "restarts": 1},
     "mixed": {"steps": 3, "exchanges": 3, "restarts": 1, "count": 8, "rows": 64, "batch_size": 4},
 }

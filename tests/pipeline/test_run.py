@@ -299,9 +299,9 @@ def test_progress_of_a_path_says_how_high_it_is(small: Callable[..., RunSpec]) -
         report, networks=("a", "b"), alignment="naive", calibration="none", split=split,
         metric="loss",
     )  # fmt: skip
-    assert float(notes["evaluating a+b, naive"].removeprefix("highest excess ")) == pytest.approx(
-        max(first.barrier, 0.0), abs=1e-4
-    )
+    highest, curve = notes["evaluating a+b, naive"].removeprefix("highest excess ").split()
+    assert len(curve) == 3
+    assert float(highest) == pytest.approx(max(first.barrier, 0.0), abs=1e-4)
 
 
 def test_a_loss_that_is_no_number_is_reported_with_its_point(
