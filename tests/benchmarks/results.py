@@ -185,8 +185,8 @@ def _speed(rows: Rows, mark: str = "bench", where: str = "") -> str:
             "times as fast"]  # fmt: skip
     return (
         f"## A pair of ResNet-50{where}: weight matching against the textbook loop\n\n"
-        "One process, equal threads; the loop computes every similarity anew each time "
-        "(tests/benchmarks/textbook.py). "
+        "One process, equal threads, the better of two rounds; the loop computes every similarity "
+        "anew each time (tests/benchmarks/textbook.py). "
         f"`pytest -m {mark} tests/benchmarks/test_pair_speed.py`\n\n" + table(head, body)
     )
 
