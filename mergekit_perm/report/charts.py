@@ -92,9 +92,9 @@ def shown(value: float, case: Case) -> float:
     return 100 * value if case.metric == "error" else value
 
 
-def gaps(records: Sequence[Record]) -> str:
-    """Return a sentence on points that are not shown, if any."""
-    count = sum(record["excess"] is None for record in records)
+def gaps(records: Sequence[Record], of: str = "excess") -> str:
+    """Return a sentence on points that are not shown, as they have no number `of`, if any."""
+    count = sum(record[of] is None for record in records)
     are = "point is" if count == 1 else "points are"
     return f" {count} {are} infinite or no number, and not shown." if count else ""
 

@@ -31,6 +31,7 @@ from mergekit_perm.report.charts import (
     steps_chart,
 )
 from mergekit_perm.report.model import Barrier, Report
+from mergekit_perm.report.result_figures import composed_paths, controls, trained_masks
 from mergekit_perm.report.summaries import Case, Row
 
 # The heights of a curve and of a row in a list and a matrix, and the width of a square, in pixels.
@@ -328,8 +329,11 @@ KINDS: tuple[Callable[[Report], Iterator[Figure]], ...] = (
     _curves,
     _simplexes,
     _matrices,
+    controls,
+    composed_paths,
     _checkpoints,
     _pruning,
+    trained_masks,
     _groups,
 )
 """Every kind of figure: a function from a report to the figures it has of that kind."""
