@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
-from altair.expr.core import Expression
 
 from mergekit_perm.report.summaries import Case
 
 Record = dict[str, Any]
 
-# The height of a row of a heat map and of curves, in pixels.
-_CELL = 28
+# The height of curves, in pixels.
 _CURVE = 260
 
 _BELOW = alt.Legend(orient="bottom", columns=3)
@@ -72,11 +70,6 @@ def layers(*charts: alt.Chart, width: int | str, height: int) -> alt.LayerChart:
     layered = alt.layer(*charts)
     assert isinstance(layered, alt.LayerChart), "no chart has facets"
     return layered.properties(width=width, height=height)
-
-
-def black_or_white(light: Expression) -> alt.ColorValue:
-    """Return the colour of words on a coloured cell: black where it is `light`."""
-    return alt.ColorValue("#fff", condition={"test": light, "value": "#000"})
 
 
 def measured(excess: float, value: float, case: Case) -> Record:
@@ -170,32 +163,3 @@ def banded(base: alt.Chart, case: Case) -> alt.LayerChart:
         width="container",
         height=_CURVE,
     )
-
-
-def steps_chart(records: list[Record], rows: list[str], case: Case) -> alt.LayerChart:
-    """Return a heat map of where permutations are found, in `rows`, and where they are applied."""
-    columns = list(dict.fromkeys(record["applied"] for record in records))
-    known = [record for record in records if record["excess"] is not None]
-    top = max((record["excess"] for record in known), default=0.0)
-    base = plot(known).encode(
-        x=alt.X(
-            "applied:N",
-            title="applied at",
-            sort=columns,
-            axis=alt.Axis(orient="top", labelAngle=0),
-        ),
-        y=alt.Y("found:N", title="found at", sort=rows),
-        tooltip=[
-            alt.Tooltip("found:N"),
-            alt.Tooltip("applied:N"),
-            alt.Tooltip("excess:Q", format=".5"),
-        ],
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("excess:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
-    )
-    text = base.mark_text(fontSize=10).encode(
-        text=alt.Text("excess:Q", format=".2~f"),
-        color=black_or_white(alt.datum.excess > top / 2),
-    )
-    return layers(cells, text, width="container", height=_CELL * len(rows))

@@ -26,9 +26,9 @@ from mergekit_perm.report.charts import (
     plot,
     shown,
     sparsity_chart,
-    steps_chart,
 )
 from mergekit_perm.report.compare import Column, Comparison
+from mergekit_perm.report.heat_maps import Domain, domain, steps_chart
 from mergekit_perm.report.intervals import Mean
 from mergekit_perm.report.summaries import Case
 
@@ -109,6 +109,7 @@ def _curve_chart(records: list[Record], comparison: Comparison, case: Case) -> a
 
 
 def _checkpoints(comparison: Comparison) -> Iterator[Figure]:
+    shades = _shades(comparison)
     for matrix in comparison.matrices:
         rows = [("none", matrix.naive), *zip(matrix.found_at, matrix.barriers, strict=True)]
         records = [
@@ -124,8 +125,19 @@ def _checkpoints(comparison: Comparison) -> Iterator[Figure]:
             f"{excess_words(matrix.case)} at its highest on the path of the pair: permutations "
             "found at the epoch or level of a row, applied at that of a column; the first row is "
             f"without.{_intervals(comparison)}{gaps(records)}",
-            steps_chart(records, [found for found, _ in rows], matrix.case),
+            steps_chart(records, [found for found, _ in rows], matrix.case, shades[matrix.case]),
         )
+
+
+def _shades(comparison: Comparison) -> dict[Case, Domain]:
+    """Return one scale of colours for all matrices of a case: they are to be compared."""
+    values: dict[Case, list[float]] = {}
+    for matrix in comparison.matrices:
+        found = values.setdefault(matrix.case, [])
+        for mean in (*matrix.naive, *(mean for row in matrix.barriers for mean in row)):
+            if math.isfinite(mean.value):
+                found.append(shown(mean.value, matrix.case))
+    return {case: domain(each) for case, each in values.items()}
 
 
 def _pruning(comparison: Comparison) -> Iterator[Figure]:
