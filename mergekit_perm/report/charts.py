@@ -17,7 +17,8 @@ Record = dict[str, Any]
 # The height of curves, in pixels.
 _CURVE = 260
 
-_BELOW = alt.Legend(orient="bottom", columns=3)
+BELOW = alt.Legend(orient="bottom", columns=3, symbolOpacity=1)
+"""A legend below a figure, in full colours where marks such as bands are pale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def sparsity_chart(records: list[Record], case: Case) -> alt.LayerChart:
             title="weights that are left, %",
             scale=alt.Scale(type="log", reverse=True, nice=False),
         ),
-        color=alt.Color("permutations:N", title="permutations", legend=_BELOW),
+        color=alt.Color("permutations:N", title="permutations", legend=BELOW),
         tooltip=[
             alt.Tooltip("permutations:N"),
             alt.Tooltip("kept:Q", format=".3"),
@@ -151,11 +152,18 @@ def sparsity_chart(records: list[Record], case: Case) -> alt.LayerChart:
     return banded(base, case)
 
 
-def banded(base: alt.Chart, case: Case) -> alt.LayerChart:
-    """Return curves of `excess` with a band from `low` to `high` around each."""
+def banded(base: alt.Chart, case: Case, ends: tuple[float, float] | None = None) -> alt.LayerChart:
+    """Return curves of `excess` with a band from `low` to `high` around each.
+
+    Args:
+        base: what they are of, with the horizontal axis and the colours.
+        case: of the excess.
+        ends: where the vertical axis begins and ends; None is where the bands do.
+    """
+    scale = alt.Undefined if ends is None else alt.Scale(domain=list(ends))
     return layers(
         base.mark_area(opacity=0.2, line=False).encode(
-            y=alt.Y("low:Q", title=excess_axis(case)), y2=alt.Y2("high:Q")
+            y=alt.Y("low:Q", title=excess_axis(case), scale=scale), y2=alt.Y2("high:Q")
         ),
         base.mark_line(point=alt.OverlayMarkDef(size=25), strokeWidth=1.5).encode(
             y=alt.Y("excess:Q")

@@ -143,7 +143,10 @@ def _show_columns(comparison: Comparison, console: Console) -> None:
     show(console, Text("alignment", style="bold"))
     table = plain_table("", [""])
     table.show_header = False
-    table.columns[1].justify = "left"
+    # Words wrap to the right of the names, which are broken where they take more than half.
+    names, words = table.columns
+    names.width = min(max(cell_len(name) for name in comparison.names), console.width // 2)
+    words.justify, words.no_wrap = "left", False
     for column in comparison.columns:
         table.add_row(Text(column.name), Text(column_words(column)))
     show(console, indented(table))
