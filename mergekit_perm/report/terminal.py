@@ -37,9 +37,10 @@ _SPLITS_PER_TABLE = 2
 
 def render(report: Report, console: Console) -> None:
     """Print `report` to `console`; reads well at 80 columns and without colour."""
-    show_heading(
-        console, f"{report.name}: {len(report.networks)} networks", report.provenance.device
-    )
+    made = report.provenance
+    measured = bool(report.barriers) or any(report.networks.values())
+    aside = f"{made.device}, measured in {made.dtype}" if measured else made.device
+    show_heading(console, f"{report.name}: {len(report.networks)} networks", aside)
     _networks(report, console)
     if report.alignment is not None:
         show_heading(console, "Alignment")

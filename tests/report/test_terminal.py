@@ -205,24 +205,6 @@ def test_a_run_without_alignment_has_none_to_compare(make_report: Make) -> None:
     assert "alignment\n" not in shown(lambda c: render_comparison(compare([merged]), c))
 
 
-@pytest.mark.parametrize("name", ["weight_matching-of-three", "x" * 70])
-def test_how_runs_were_aligned_wraps_between_words(make_report: Make, name: str) -> None:
-    reports = [
-        replace(
-            make_report(name=f"{name}-{seed}", method="composition", saw="labels"),
-            provenance=replace(
-                make_report().provenance, repeats="again", seeds={"networks/a": seed}
-            ),
-        )
-        for seed in range(3)
-    ]
-    text = shown(lambda console: render_comparison(compare(reports, metric="loss"), console))
-    listed = text.split("\n\n")[0]
-    words = ["composition,", "saw", "labels;", "mean", "runs,", "95%", "t-interval"]
-    assert [word for word in listed.split() if word in words] == words
-    assert name in "".join(listed.split()) or len(name) > 40
-
-
 def test_many_runs_wrap_into_blocks_and_share_no_name(make_report: Make) -> None:
     comparison = compare([make_report()] * 4, metric="loss", split="test")
     assert comparison.names == ("example (1)", "example (2)", "example (3)", "example (4)")
