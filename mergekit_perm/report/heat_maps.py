@@ -35,7 +35,7 @@ def colour(field: str, case: Case, shades: Domain | None = None) -> alt.Color:
     """Return the colour of `field`, with a legend below, where it is as wide as it has to be."""
     ends = alt.Undefined if shades is None else list(shades)
     scale = alt.Scale(scheme="viridis", domain=ends)
-    legend = alt.Legend(orient="bottom", gradientLength=_LEGEND)
+    legend = alt.Legend(orient="bottom", gradientLength=_LEGEND, tickCount=3)
     return alt.Color(f"{field}:Q", title=excess_axis(case), scale=scale, legend=legend)
 
 
