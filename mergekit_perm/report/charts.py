@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
-from altair.expr.core import Expression
 
 from mergekit_perm.report.summaries import Case
 
 Record = dict[str, Any]
 
-# The height of a row of a heat map and of curves, in pixels.
-_CELL = 28
+# The height of curves, in pixels.
 _CURVE = 260
 
-_BELOW = alt.Legend(orient="bottom", columns=3)
+BELOW = alt.Legend(orient="bottom", columns=3, symbolOpacity=1)
+"""A legend below a figure, in full colours where marks such as bands are pale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +73,6 @@ def layers(*charts: alt.Chart, width: int | str, height: int) -> alt.LayerChart:
     return layered.properties(width=width, height=height)
 
 
-def black_or_white(light: Expression) -> alt.ColorValue:
-    """Return the colour of words on a coloured cell: black where it is `light`."""
-    return alt.ColorValue("#fff", condition={"test": light, "value": "#000"})
-
-
 def measured(excess: float, value: float, case: Case) -> Record:
     """Return figures for a chart; what is infinite or no number is a gap."""
     return {
@@ -92,9 +86,9 @@ def shown(value: float, case: Case) -> float:
     return 100 * value if case.metric == "error" else value
 
 
-def gaps(records: Sequence[Record]) -> str:
-    """Return a sentence on points that are not shown, if any."""
-    count = sum(record["excess"] is None for record in records)
+def gaps(records: Sequence[Record], of: str = "excess") -> str:
+    """Return a sentence on points that are not shown, as they have no number `of`, if any."""
+    count = sum(record[of] is None for record in records)
     are = "point is" if count == 1 else "points are"
     return f" {count} {are} infinite or no number, and not shown." if count else ""
 
@@ -148,7 +142,7 @@ def sparsity_chart(records: list[Record], case: Case) -> alt.LayerChart:
             title="weights that are left, %",
             scale=alt.Scale(type="log", reverse=True, nice=False),
         ),
-        color=alt.Color("permutations:N", title="permutations", legend=_BELOW),
+        color=alt.Color("permutations:N", title="permutations", legend=BELOW),
         tooltip=[
             alt.Tooltip("permutations:N"),
             alt.Tooltip("kept:Q", format=".3"),
@@ -158,11 +152,18 @@ def sparsity_chart(records: list[Record], case: Case) -> alt.LayerChart:
     return banded(base, case)
 
 
-def banded(base: alt.Chart, case: Case) -> alt.LayerChart:
-    """Return curves of `excess` with a band from `low` to `high` around each."""
+def banded(base: alt.Chart, case: Case, ends: tuple[float, float] | None = None) -> alt.LayerChart:
+    """Return curves of `excess` with a band from `low` to `high` around each.
+
+    Args:
+        base: what they are of, with the horizontal axis and the colours.
+        case: of the excess.
+        ends: where the vertical axis begins and ends; None is where the bands do.
+    """
+    scale = alt.Undefined if ends is None else alt.Scale(domain=list(ends))
     return layers(
         base.mark_area(opacity=0.2, line=False).encode(
-            y=alt.Y("low:Q", title=excess_axis(case)), y2=alt.Y2("high:Q")
+            y=alt.Y("low:Q", title=excess_axis(case), scale=scale), y2=alt.Y2("high:Q")
         ),
         base.mark_line(point=alt.OverlayMarkDef(size=25), strokeWidth=1.5).encode(
             y=alt.Y("excess:Q")
@@ -170,32 +171,3 @@ def banded(base: alt.Chart, case: Case) -> alt.LayerChart:
         width="container",
         height=_CURVE,
     )
-
-
-def steps_chart(records: list[Record], rows: list[str], case: Case) -> alt.LayerChart:
-    """Return a heat map of where permutations are found, in `rows`, and where they are applied."""
-    columns = list(dict.fromkeys(record["applied"] for record in records))
-    known = [record for record in records if record["excess"] is not None]
-    top = max((record["excess"] for record in known), default=0.0)
-    base = plot(known).encode(
-        x=alt.X(
-            "applied:N",
-            title="applied at",
-            sort=columns,
-            axis=alt.Axis(orient="top", labelAngle=0),
-        ),
-        y=alt.Y("found:N", title="found at", sort=rows),
-        tooltip=[
-            alt.Tooltip("found:N"),
-            alt.Tooltip("applied:N"),
-            alt.Tooltip("excess:Q", format=".5"),
-        ],
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("excess:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
-    )
-    text = base.mark_text(fontSize=10).encode(
-        text=alt.Text("excess:Q", format=".2~f"),
-        color=black_or_white(alt.datum.excess > top / 2),
-    )
-    return layers(cells, text, width="container", height=_CELL * len(rows))

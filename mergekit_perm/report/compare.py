@@ -9,9 +9,9 @@ from typing import Any
 
 from mergekit_perm.errors import RunError, suggest
 from mergekit_perm.report import summaries
+from mergekit_perm.report.compare_json import comparison_to_json
 from mergekit_perm.report.intervals import Mean, mean, mean_difference
 from mergekit_perm.report.model import Barrier, Report
-from mergekit_perm.report.plain_data import plain
 from mergekit_perm.report.repeats import Repeats, each_alone, repeated, same_seeds
 from mergekit_perm.report.summaries import Case
 
@@ -28,12 +28,14 @@ class Column:
         runs: the names of the runs.
         alignment: the method and what it saw, or None without alignment.
         values: by field what a sweep has set it to; none of runs of no sweep.
+        precision: in which networks were measured, such as ``float32``.
     """
 
     name: str
     runs: tuple[str, ...]
     alignment: tuple[str, str] | None
     values: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = ""
 
     @property
     def saw(self) -> str:
@@ -142,46 +144,14 @@ class Comparison:
         """The names of the columns."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def differ_in_precision(self) -> bool:
+        """Whether runs were measured in more than one precision."""
+        return len({column.precision for column in self.columns}) > 1
+
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain data; an interval is half its width, null for none."""
-        return {
-            "runs": list(self.names),
-            "repeats": [list(column.runs) for column in self.columns],
-            "alignments": [
-                None if each.alignment is None else {"method": each.alignment[0], "saw": each.saw}
-                for each in self.columns
-            ],
-            "rows": [
-                {
-                    "split": row.case.split,
-                    "metric": row.case.metric,
-                    "calibration": row.case.calibration,
-                    "figure": row.label,
-                    "alignment": row.alignment,
-                    "values": plain(row.values),
-                    "intervals": [mean and mean.half for mean in row.means],
-                    "differences": [mean and mean.value for mean in row.differences],
-                    "difference_intervals": [mean and mean.half for mean in row.differences],
-                }
-                for row in self.rows
-            ],
-            "matrices": [
-                {
-                    "run": matrix.column,
-                    "networks": list(matrix.networks),
-                    "split": matrix.case.split,
-                    "metric": matrix.case.metric,
-                    "calibration": matrix.case.calibration,
-                    "found_at": list(matrix.found_at),
-                    "applied_at": list(matrix.applied_at),
-                    "naive": plain([mean.value for mean in matrix.naive]),
-                    "naive_intervals": [mean.half for mean in matrix.naive],
-                    "barriers": plain([[mean.value for mean in row] for row in matrix.barriers]),
-                    "intervals": [[mean.half for mean in row] for row in matrix.barriers],
-                }
-                for matrix in self.matrices
-            ],
-        }
+        return comparison_to_json(self)
 
 
 def compare(
@@ -239,6 +209,7 @@ def _compared(groups: Sequence[Repeats], metric: str | None, split: str | None) 
             if (alignment := group.reports[0].alignment) is None
             else (alignment.method, alignment.saw),
             group.values,
+            ", ".join(dict.fromkeys(report.provenance.dtype for report in group.reports)),
         )
         for group in groups
     )

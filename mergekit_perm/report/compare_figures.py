@@ -12,6 +12,7 @@ from typing import Any
 import altair as alt
 
 from mergekit_perm.report.charts import (
+    BELOW,
     Figure,
     Record,
     along_pruning,
@@ -26,9 +27,9 @@ from mergekit_perm.report.charts import (
     plot,
     shown,
     sparsity_chart,
-    steps_chart,
 )
-from mergekit_perm.report.compare import Column, Comparison
+from mergekit_perm.report.compare import Column, ComparedCurve, Comparison
+from mergekit_perm.report.heat_maps import Domain, domain, steps_chart
 from mergekit_perm.report.intervals import Mean
 from mergekit_perm.report.summaries import Case
 
@@ -83,11 +84,13 @@ def _height_chart(records: list[Record], comparison: Comparison, case: Case) -> 
 
 
 def _curves(comparison: Comparison) -> Iterator[Figure]:
-    for compared in comparison.curves:
-        records = [
-            {"share": share, **_spread(mean, compared.case), "run": name}
-            for name, curve in zip(comparison.names, compared.curves, strict=True)
-            for share, mean in curve or ()
+    of_all = [_points(compared, comparison) for compared in comparison.curves]
+    for compared, records in zip(comparison.curves, of_all, strict=True):
+        alike = [
+            record
+            for other, some in zip(comparison.curves, of_all, strict=True)
+            if other.case == compared.case
+            for record in some
         ]
         yield Figure(
             file_name("curves", compared.case, compared.alignment),
@@ -95,20 +98,37 @@ def _curves(comparison: Comparison) -> Iterator[Figure]:
             case_words(compared.case),
             f"{excess_words(compared.case)} along the path of the worst pair of every run, from "
             f"its first network (0) to its second (1).{_intervals(comparison)}{gaps(records)}",
-            _curve_chart(records, comparison, compared.case),
+            _curve_chart(records, comparison, compared.case, _ends(alike)),
         )
 
 
-def _curve_chart(records: list[Record], comparison: Comparison, case: Case) -> alt.LayerChart:
+def _points(compared: ComparedCurve, comparison: Comparison) -> list[Record]:
+    return [
+        {"share": share, **_spread(mean, compared.case), "run": name}
+        for name, curve in zip(comparison.names, compared.curves, strict=True)
+        for share, mean in curve or ()
+    ]
+
+
+def _ends(records: list[Record]) -> tuple[float, float]:
+    """Return where an axis begins and ends that naive and aligned curves share."""
+    known = [record[end] for record in records for end in ("low", "high")]
+    return domain(value for value in known if value is not None)
+
+
+def _curve_chart(
+    records: list[Record], comparison: Comparison, case: Case, ends: tuple[float, float]
+) -> alt.LayerChart:
     base = plot(records).encode(
         x=alt.X("share:Q", title="share of the second network"),
         color=_colour(comparison),
         tooltip=[alt.Tooltip("run:N"), alt.Tooltip("share:Q", format=".4"), *_TOOLTIP],
     )
-    return banded(base, case)
+    return banded(base, case, ends)
 
 
 def _checkpoints(comparison: Comparison) -> Iterator[Figure]:
+    shades = _shades(comparison)
     for matrix in comparison.matrices:
         rows = [("none", matrix.naive), *zip(matrix.found_at, matrix.barriers, strict=True)]
         records = [
@@ -124,8 +144,19 @@ def _checkpoints(comparison: Comparison) -> Iterator[Figure]:
             f"{excess_words(matrix.case)} at its highest on the path of the pair: permutations "
             "found at the epoch or level of a row, applied at that of a column; the first row is "
             f"without.{_intervals(comparison)}{gaps(records)}",
-            steps_chart(records, [found for found, _ in rows], matrix.case),
+            steps_chart(records, [found for found, _ in rows], matrix.case, shades[matrix.case]),
         )
+
+
+def _shades(comparison: Comparison) -> dict[Case, Domain]:
+    """Return one scale of colours for all matrices of a case: they are to be compared."""
+    values: dict[Case, list[float]] = {}
+    for matrix in comparison.matrices:
+        found = values.setdefault(matrix.case, [])
+        for mean in (*matrix.naive, *(mean for row in matrix.barriers for mean in row)):
+            if math.isfinite(mean.value):
+                found.append(shown(mean.value, matrix.case))
+    return {case: domain(each) for case, each in values.items()}
 
 
 def _pruning(comparison: Comparison) -> Iterator[Figure]:
@@ -182,7 +213,7 @@ def _swept_chart(records: list[Record], field: str, case: Case) -> alt.LayerChar
     scale = alt.Scale(type="log", nice=False) if wide else alt.Scale(zero=False)
     base = plot([record for record in records if record["excess"] is not None]).encode(
         x=alt.X("value:Q", title=field, scale=scale),
-        color=alt.Color("run:N", title=None, legend=alt.Legend(orient="bottom", columns=3)),
+        color=alt.Color("run:N", title=None, legend=BELOW),
         tooltip=[alt.Tooltip("run:N"), alt.Tooltip("value:Q"), *_TOOLTIP],
     )
     return banded(base, case)
@@ -250,8 +281,7 @@ _TOOLTIP = (
 
 
 def _colour(comparison: Comparison) -> alt.Color:
-    legend = alt.Legend(orient="bottom", columns=3)
-    return alt.Color("run:N", title=None, sort=list(comparison.names), legend=legend)
+    return alt.Color("run:N", title=None, sort=list(comparison.names), legend=BELOW)
 
 
 def _spread(mean: Mean, case: Case) -> Record:

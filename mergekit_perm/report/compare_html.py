@@ -44,7 +44,11 @@ def _claims(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _columns(comparison: Comparison) -> Iterator[str]:
-    rows = [[each.name, column_words(each), ", ".join(each.runs)] for each in comparison.columns]
+    words = column_words(comparison)
+    rows = [
+        [each.name, of_column, ", ".join(each.runs)]
+        for each, of_column in zip(comparison.columns, words, strict=True)
+    ]
     yield from table(["", "alignment", "runs"], rows)
     if len(comparison.columns) > 1:
         first = html.escape(comparison.columns[0].name)

@@ -65,17 +65,11 @@ def _runs_as_lines(
     rows = [row for row in comparison.rows if row.case == case]
     if sum(" - " in row.label for row in rows) > 2:  # more than a single pair
         rows = [row for row in rows if " - " not in row.label]
-    columns = [
-        [
-            Text(number(row.values[place], metric=case.metric)).append(
-                spread_words(row.means[place], case.metric, sign)
-            )
-            for row in rows
-        ]
-        for place in range(len(comparison.columns))
-    ]
+    lines = [_line(row, sign) for row in rows]
     names = tuple(row.full_label for row in rows)
-    return names, list(zip(comparison.names, columns, strict=True))
+    return names, [
+        (name, [line[place] for line in lines]) for place, name in enumerate(comparison.names)
+    ]
 
 
 def render_findings(findings: Sequence[Finding], console: Console) -> None:
@@ -111,14 +105,32 @@ def finding_words(finding: Finding, sign: str = "±") -> str:
     )
 
 
-def column_words(column: Column) -> str:
-    """Return by what the networks of a column were aligned, and of how many runs it is the mean."""
+def column_words(comparison: Comparison) -> list[str]:
+    """Return how the networks of every column were aligned, and of how many runs it is the mean.
+
+    Where columns differ in it, also in which precision they were measured.
+    """
+    return [
+        _words(column, differ_in_precision=comparison.differ_in_precision)
+        for column in comparison.columns
+    ]
+
+
+def _words(column: Column, *, differ_in_precision: bool) -> str:
     words = "none"
     if column.alignment is not None:
         words = f"{column.alignment[0]}, saw {LOOKED_AT[column.alignment[1]]}"
+    if differ_in_precision:
+        words += f"; measured in {column.precision}"
     if len(column.runs) > 1:
         words += f"; mean of {len(column.runs)} runs, {LEVEL:.0%} t-interval"
     return words
+
+
+def has_column_words(comparison: Comparison) -> bool:
+    """Tell whether there is more to say of any column than its name."""
+    aligned = any(column.alignment or len(column.runs) > 1 for column in comparison.columns)
+    return aligned or comparison.differ_in_precision
 
 
 def spread_words(mean: Mean | None, metric: str, sign: str = "±") -> str:
@@ -137,15 +149,18 @@ def change_words(change: Mean | None, metric: str, sign: str = "±") -> str:
 
 def _show_columns(comparison: Comparison, console: Console) -> None:
     """Print by what each run was aligned: one line of a run for another with more to go by."""
-    if not any(column.alignment or len(column.runs) > 1 for column in comparison.columns):
+    if not has_column_words(comparison):
         return
     show(console)
     show(console, Text("alignment", style="bold"))
     table = plain_table("", [""])
     table.show_header = False
-    table.columns[1].justify = "left"
-    for column in comparison.columns:
-        table.add_row(Text(column.name), Text(column_words(column)))
+    # Words wrap to the right of the names, which are broken where they take more than half.
+    names, words = table.columns
+    names.width = min(max(cell_len(name) for name in comparison.names), console.width // 2)
+    words.justify, words.no_wrap = "left", False
+    for name, of_column in zip(comparison.names, column_words(comparison), strict=True):
+        table.add_row(Text(name), Text(of_column))
     show(console, indented(table))
 
 
@@ -189,19 +204,29 @@ def _blocks(
 
 def _column(rows: Sequence[ComparedRow], place: int, sign: str) -> list[Text]:
     """Return the cells of one column, every part of them as wide as the widest of its kind."""
+    return _cells([(row, place) for row in rows], sign)
 
+
+def _line(row: ComparedRow, sign: str) -> list[Text]:
+    """Return the cells of one figure where runs are lines, as wide as those of a column."""
+    return _cells([(row, place) for place in range(len(row.means))], sign)
+
+
+def _cells(places: Sequence[tuple[ComparedRow, int]], sign: str) -> list[Text]:
     def words(
         of: Callable[[Mean | None, str, str], str], means: Iterable[Mean | None]
     ) -> list[str]:
-        texts = [of(mean, row.case.metric, sign) for row, mean in zip(rows, means, strict=True)]
+        texts = [
+            of(mean, row.case.metric, sign) for (row, _), mean in zip(places, means, strict=True)
+        ]
         width = max(map(len, texts))
         return [text.rjust(width) for text in texts]
 
-    spreads = words(spread_words, (row.means[place] for row in rows))
-    changes = words(change_words, (row.differences[place] for row in rows))
+    spreads = words(spread_words, (row.means[place] for row, place in places))
+    changes = words(change_words, (row.differences[place] for row, place in places))
     return [
         _cell(row, place, spread, change)
-        for row, spread, change in zip(rows, spreads, changes, strict=True)
+        for (row, place), spread, change in zip(places, spreads, changes, strict=True)
     ]
 
 

@@ -16,7 +16,6 @@ from mergekit_perm.report.charts import (
     Figure,
     Record,
     along_pruning,
-    black_or_white,
     case_words,
     excess_axis,
     excess_words,
@@ -28,9 +27,10 @@ from mergekit_perm.report.charts import (
     plot,
     shown,
     sparsity_chart,
-    steps_chart,
 )
+from mergekit_perm.report.heat_maps import colour, domain, pairs_chart, steps_chart
 from mergekit_perm.report.model import Barrier, Report
+from mergekit_perm.report.result_figures import composed_paths, controls, trained_masks
 from mergekit_perm.report.summaries import Case, Row
 
 # The heights of a curve and of a row in a list and a matrix, and the width of a square, in pixels.
@@ -144,7 +144,6 @@ def _simplex_chart(records: list[Record], networks: Sequence[str], case: Case) -
     }
     sides = plot([*corners, {**corners[0], "order": 3}]).mark_line(color="#999", strokeWidth=1)
     dots = plot(known).mark_circle(size=90, opacity=1)
-    colour = alt.Color("excess:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
     tooltip = [
         alt.Tooltip("mixture:N"),
         alt.Tooltip("excess:Q", format=".5"),
@@ -158,7 +157,7 @@ def _simplex_chart(records: list[Record], networks: Sequence[str], case: Case) -
     )
     return layers(
         sides.encode(**position, order=alt.Order("order:Q")),
-        dots.encode(**position, color=colour, tooltip=tooltip),
+        dots.encode(**position, color=colour("excess", case), tooltip=tooltip),
         ring.encode(**position),
         below,
         above,
@@ -185,45 +184,30 @@ def _matrices(report: Report) -> Iterator[Figure]:
         if len(paired) < 3:
             continue
         names = [*report.networks, *sorted(paired.difference(report.networks))]
-        for alignment in ("naive", "aligned"):
-            records = []
-            for row in pairs:
-                barrier = getattr(row, alignment)
-                if barrier is not None and math.isfinite(barrier.barrier):
-                    value = shown(barrier.barrier, case)
-                    for one, other in (row.networks, row.networks[::-1]):
-                        records.append({"one": one, "other": other, "barrier": value})
+        both = {alignment: _squares(pairs, alignment, case) for alignment in ("naive", "aligned")}
+        shades = domain(each["barrier"] for records in both.values() for each in records)
+        for alignment, records in both.items():
             if records:
                 yield Figure(
                     file_name("matrix", case, alignment),
                     f"Barriers of pairs, {alignment}",
                     case_words(case),
                     f"The highest {excess_words(case).lower()} on the path of every pair.",
-                    _matrix_chart(records, names, case),
+                    pairs_chart(records, names, case, shades),
                     wide=False,
                 )
 
 
-def _matrix_chart(records: list[Record], names: list[str], case: Case) -> alt.LayerChart:
-    top = max(record["barrier"] for record in records)
-    base = plot(records).encode(
-        x=alt.X("other:N", title=None, sort=names, axis=alt.Axis(orient="top", labelAngle=0)),
-        y=alt.Y("one:N", title=None, sort=names),
-        tooltip=[
-            alt.Tooltip("one:N"),
-            alt.Tooltip("other:N"),
-            alt.Tooltip("barrier:Q", format=".5"),
-        ],
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("barrier:Q", title=excess_axis(case), scale=alt.Scale(scheme="viridis"))
-    )
-    text = base.mark_text(fontSize=11).encode(
-        text=alt.Text("barrier:Q", format=".3~f" if top < 100 else ".3~s"),
-        color=black_or_white(alt.datum.barrier > top / 2),
-    )
-    side = min(_SQUARE, 70 * len(names))
-    return layers(cells, text, width=side, height=side)
+def _squares(pairs: Sequence[Row], alignment: str, case: Case) -> list[Record]:
+    """Return every finite barrier of `pairs`, each from both sides of its pair."""
+    found = []
+    for row in pairs:
+        barrier = getattr(row, alignment)
+        if barrier is not None and math.isfinite(barrier.barrier):
+            value = shown(barrier.barrier, case)
+            for one, other in (row.networks, row.networks[::-1]):
+                found.append({"one": one, "other": other, "barrier": value})
+    return found
 
 
 def _checkpoints(report: Report) -> Iterator[Figure]:
@@ -237,6 +221,7 @@ def _checkpoints(report: Report) -> Iterator[Figure]:
             for applied, value in zip(matrix.applied_at, row, strict=True)
         ]
         pair = " - ".join(matrix.networks)
+        shades = domain(each["excess"] for each in records if each["excess"] is not None)
         yield Figure(
             file_name("checkpoints", case, "-".join(matrix.networks)),
             f"Permutations over checkpoints, {pair}",
@@ -244,7 +229,7 @@ def _checkpoints(report: Report) -> Iterator[Figure]:
             f"{excess_words(case)} at its highest on the path of the pair: permutations found at "
             "the epoch or level of a row, applied at that of a column; the first row is without."
             f"{gaps(records)}",
-            steps_chart(records, [found for found, _ in rows], case),
+            steps_chart(records, [found for found, _ in rows], case, shades),
         )
 
 
@@ -328,8 +313,11 @@ KINDS: tuple[Callable[[Report], Iterator[Figure]], ...] = (
     _curves,
     _simplexes,
     _matrices,
+    controls,
+    composed_paths,
     _checkpoints,
     _pruning,
+    trained_masks,
     _groups,
 )
 """Every kind of figure: a function from a report to the figures it has of that kind."""

@@ -14,6 +14,7 @@ from mergekit_perm.report.matrix_terminal import step_words
 from mergekit_perm.report.model import Barrier, Metrics, Report
 from mergekit_perm.report.numbers import number
 from mergekit_perm.report.page import figure_places, page, table
+from mergekit_perm.report.result_tables import composition_tables, control_tables, mask_tables
 from mergekit_perm.report.terminal import alignment_sentences, gate_words
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def to_html(report: Report) -> str:
     """Return the report as the text of an HTML file, complete with the scripts it needs."""
     drawn = _figures(report)
     body = [
-        *_introduction(report), *_barriers(report), *_others(report), *figure_places(drawn),
-        *_provenance(report),
+        *_introduction(report), *_barriers(report), *_results(report), *_networks(report),
+        *_gates(report), *figure_places(drawn), *_provenance(report),
     ]  # fmt: skip
     return page(report.name, body, drawn)
 
@@ -62,7 +63,6 @@ def _barriers(report: Report) -> Iterator[str]:
         yield f"<h2>Barriers: {html.escape(f'{case.split} {case.metric}{calibrated}')}</h2>"
         lines = [(row.label, _height(row.naive), _height(row.aligned)) for row in of_case]
         lines += [(each.label, each.naive, each.aligned) for each in summaries.figures(of_case)]
-        lines += [(kind, None, height) for kind, height in summaries.controls(report, case).items()]
         body = [
             [label, *(number(value, metric=case.metric) for value in values)]
             for label, *values in lines
@@ -74,7 +74,14 @@ def _height(barrier: Barrier | None) -> float | None:
     return None if barrier is None else barrier.barrier
 
 
-def _others(report: Report) -> Iterator[str]:
+def _results(report: Report) -> Iterator[str]:
+    for each in (*control_tables(report), *composition_tables(report), *mask_tables(report)):
+        yield f"<h2>{html.escape(f'{each.title}: {each.aside}')}</h2>"
+        titles = (title.replace("\n", " ") for title in each.columns)
+        yield from table([each.label, *titles], each.rows)
+
+
+def _networks(report: Report) -> Iterator[str]:
     body = [
         _metrics(name, split, metrics)
         for name, by_split in report.networks.items()
@@ -107,6 +114,9 @@ def _others(report: Report) -> Iterator[str]:
         if merged.calibrated is not None:
             words = summaries.calibration_words(merged.calibrated)
             yield f"<p>{html.escape(f'{name}, {merged.calibrated.name}: {words}.')}</p>"
+
+
+def _gates(report: Report) -> Iterator[str]:
     if report.gates:
         yield "<h2>Gates</h2>"
         for gate in report.gates:

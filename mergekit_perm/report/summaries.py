@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mergekit_perm.report.model import Barrier, Calibrated, Matrix, Report
+from mergekit_perm.report.model import Barrier, Calibrated, Composition, Matrix, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,11 @@ def masks(report: Report, case: Case) -> dict[str, float]:
     return {label: math.fsum(values) / len(values) for label, values in found.items()}
 
 
+def compositions(report: Report, case: Case) -> list[Composition]:
+    """Return the paths and cycles of one case, in the order of the report."""
+    return [c for c in report.compositions if Case(c.split, c.metric, c.calibration) == case]
+
+
 def composed(report: Report, case: Case) -> dict[str, float]:
     """Return the mean barrier of every kind of path and cycle of one case, by label.
 
@@ -153,11 +158,10 @@ def composed(report: Report, case: Case) -> dict[str, float]:
     the same ends.
     """
     found: dict[str, list[float]] = {}
-    for each in report.compositions:
-        if Case(each.split, each.metric, each.calibration) == case:
-            found.setdefault(each.label, []).append(each.barrier)
-            if each.aligned is not None:
-                found.setdefault(f"ends of {each.label}", []).append(each.aligned)
+    for each in compositions(report, case):
+        found.setdefault(each.label, []).append(each.barrier)
+        if each.aligned is not None:
+            found.setdefault(f"ends of {each.label}", []).append(each.aligned)
     return {label: math.fsum(values) / len(values) for label, values in found.items()}
 
 

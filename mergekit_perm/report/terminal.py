@@ -12,11 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mergekit_perm.report import summaries
-from mergekit_perm.report.composition_terminal import show_compositions
-from mergekit_perm.report.controls_terminal import show_controls, show_masks
 from mergekit_perm.report.matrix_terminal import show_checkpoints, show_matrix, step_words
 from mergekit_perm.report.model import Alignment, Barrier, Change, Gate, Metrics, Report
 from mergekit_perm.report.numbers import exact, number
+from mergekit_perm.report.result_tables import (
+    ResultTable,
+    composition_tables,
+    control_tables,
+    mask_tables,
+)
 from mergekit_perm.report.show import indented, plain_table, show, show_heading
 from mergekit_perm.report.sparkline import marks_for, sparkline
 from mergekit_perm.report.summaries import Figure, Row
@@ -33,9 +37,10 @@ _SPLITS_PER_TABLE = 2
 
 def render(report: Report, console: Console) -> None:
     """Print `report` to `console`; reads well at 80 columns and without colour."""
-    show_heading(
-        console, f"{report.name}: {len(report.networks)} networks", report.provenance.device
-    )
+    made = report.provenance
+    measured = bool(report.barriers) or any(report.networks.values())
+    aside = f"{made.device}, measured in {made.dtype}" if measured else made.device
+    show_heading(console, f"{report.name}: {len(report.networks)} networks", aside)
     _networks(report, console)
     if report.alignment is not None:
         show_heading(console, "Alignment")
@@ -45,12 +50,11 @@ def render(report: Report, console: Console) -> None:
         (case.metric, case.calibration) for case in summaries.cases(report)
     ):
         _barriers(report, metric, calibration, console)
-    show_controls(report, console)
-    show_compositions(report, console)
+    _results((*control_tables(report), *composition_tables(report)), console)
     show_checkpoints(report, console)
     for matrix in report.matrices:
         show_matrix(matrix, console)
-    show_masks(report, console)
+    _results(mask_tables(report), console)
     _merged(report, console)
     _gates(report, console)
     if report.notes:
@@ -339,7 +343,16 @@ def _picture(barrier: Barrier | None, top: float, marks: str) -> str:
     return sparkline(summaries.excesses(barrier), top=top, marks=marks)
 
 
-# ------------------------------------------------------------------------------ merged and gates
+# --------------------------------------------------------------- other results, merged and gates
+
+
+def _results(tables: Iterable[ResultTable], console: Console) -> None:
+    for each in tables:
+        show_heading(console, each.title, each.aside)
+        table = plain_table(each.label, each.columns)
+        for label, *cells in each.rows:
+            table.add_row(Text(label), *cells)
+        show(console, indented(table))
 
 
 def _merged(report: Report, console: Console) -> None:

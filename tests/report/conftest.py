@@ -12,6 +12,8 @@ from mergekit_perm.report.model import (
     Barrier,
     Change,
     Checkpoint,
+    Composition,
+    Control,
     Gate,
     Group,
     Matrix,
@@ -22,6 +24,7 @@ from mergekit_perm.report.model import (
     Point,
     Provenance,
     Report,
+    Transported,
 )
 
 NAMES = ("a", "b", "c")
@@ -142,6 +145,55 @@ def of_sequences() -> Report:
     return replace(
         report, alignment=alignment, matrices=matrices(), checkpoints=checkpoints, gates=(),
         notes=(),
+    )  # fmt: skip
+
+
+def compositions() -> tuple[Composition, ...]:
+    """Two paths of two matchings, and a cycle of three networks, in every case."""
+    return tuple(
+        Composition(networks, "none", split, metric, barrier, aligned, fixed)
+        for split in ("train", "test")
+        for metric in ("loss", "error")
+        for networks, barrier, aligned, fixed in (
+            (("a", "b", "c"), 0.5, 0.0625, None),
+            (("b", "c", "a"), 0.75, 0.03125, None),
+            (("a", "b", "c", "a"), 0.375, None, 0.125),
+        )
+    )  # type: ignore[arg-type]
+
+
+def controls() -> tuple[Control, ...]:
+    """Random permutations of two pairs, and a copy that was found again but for a part."""
+    return tuple(
+        Control(kind, networks, "none", split, metric, barrier, found)
+        for split in ("train", "test")
+        for metric in ("loss", "error")
+        for kind, networks, barrier, found in (
+            ("random permutation", ("a", "b"), 0.4375, None),
+            ("random permutation", ("a", "c"), 0.8125, None),
+            ("planted copy", ("a",), 0.0, 0.96875),
+        )
+    )  # type: ignore[arg-type]
+
+
+def transported() -> tuple[Transported, ...]:
+    """Networks trained under two kinds of mask, each of two levels, twice."""
+    return tuple(
+        Transported(mask, level, "a", "b", kept, tuple(
+            {split: Metrics(loss, loss / 2, 450) for split in ("train", "test")}
+            for loss in (low, low + 0.125)
+        ))
+        for mask, low in (("permuted", 0.1875), ("raw", 0.6875))
+        for level, kept in (("prune1", 0.8), ("prune2", 0.64))
+    )  # fmt: skip
+
+
+@pytest.fixture
+def of_everything(of_sequences: Report) -> Report:
+    """A report that has every kind of result."""
+    return replace(
+        of_sequences, gates=make().gates, notes=make().notes, compositions=compositions(),
+        controls=controls(), transported=transported(),
     )  # fmt: skip
 
 

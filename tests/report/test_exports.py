@@ -57,7 +57,7 @@ def test_markdown_has_tables_with_the_best_in_bold(make_report: Make) -> None:
         "|  | weight_matching, saw weights alone | weight_matching, saw weights alone |",
     ]
     assert "### test loss" in lines
-    assert "| simplex of 3, naive | 1.0000 | **0.5000** |" in lines
+    assert "| simplex of 3, naive | 1.0000 | **0.5000** (-0.5000) |" in lines
     assert len({line.count(" | ") for line in lines if line.startswith("| ")}) == 1
 
 

@@ -91,6 +91,56 @@ def test_what_is_infinite_is_a_gap_that_the_caption_counts(make_report: Make) ->
         alt.Chart.from_dict(figure.chart.to_dict(validate=True))
 
 
+def test_controls_stand_between_naive_and_aligned_pairs(of_everything: Report) -> None:
+    figure = by_name(of_everything)["controls-test-loss-none-known"]
+    figure.chart.to_dict()  # checked against the schema
+    heights: dict[str, list[float]] = {}
+    for record in records(figure):
+        heights.setdefault(record["line"], []).append(record["excess"])
+    assert heights == {
+        "pair, naive": [0.5, 0.75, 1.0],
+        "pair, aligned": [0.0, 0.03125, 0.0625],
+        "random permutation": [0.4375, 0.8125],
+        "planted copy": [0.0],
+    }
+    assert "controls-test-loss-none-known" not in by_name(replace(of_everything, controls=()))
+
+
+def test_paths_stand_by_their_length_beside_the_ends_of_the_run(of_everything: Report) -> None:
+    endless = replace(of_everything.compositions[0], networks=("c", "a", "b"), barrier=math.inf)
+    report = replace(of_everything, compositions=(*of_everything.compositions, endless))
+    found = by_name(report)
+    figure = found["compositions-train-loss-none-composed"]
+    figure.chart.to_dict()  # checked against the schema
+    dots = [(r["line"], r["permutations"], r["networks"], r["excess"]) for r in records(figure)]
+    assert dots == [
+        ("path of 2", "composed", "a - b - c", 0.5),
+        ("path of 2", "of this run", "a - b - c", 0.0625),
+        ("path of 2", "composed", "b - c - a", 0.75),
+        ("path of 2", "of this run", "b - c - a", 0.03125),
+        ("cycle of 3", "composed", "a - b - c - a", 0.375),
+        ("path of 2", "composed", "c - a - b", None),
+        ("path of 2", "of this run", "c - a - b", 0.0625),
+    ]
+    assert figure.caption.endswith("1 point is infinite or no number, and not shown.")
+    percent = records(found["compositions-test-error-none-composed"])
+    assert percent[0]["excess"] == 50.0
+
+
+def test_every_training_under_a_mask_has_a_dot(of_everything: Report) -> None:
+    figure = by_name(of_everything)["masks-test-error-none-trained"]
+    figure.chart.to_dict()  # checked against the schema
+    dots = [(r["line"], r["level"], r["value"]) for r in records(figure)]
+    assert dots[:4] == [
+        ("permuted mask", "prune1", 9.375),
+        ("permuted mask", "prune1", 15.625),
+        ("permuted mask", "prune2", 9.375),
+        ("permuted mask", "prune2", 15.625),
+    ]
+    assert len(dots) == 8
+    assert figure.caption == "Error, in percent, of every training."
+
+
 def test_figures_of_splits_with_like_names_have_names_of_their_own(make_report: Make) -> None:
     report = make_report()
     one = [replace(b, split="val 1") for b in report.barriers if b.split == "test"]

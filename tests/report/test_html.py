@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,40 @@ def test_it_says_what_the_terminal_says(make_report: Make) -> None:
     assert "by weight_matching" in text
     assert '<th scope="row">simplex of 3</th><td>1.0000</td><td>0.0625</td>' in text
     assert '<th scope="row">merged: mean</th>' in text
+
+
+def row_of(*cells: str) -> str:
+    label, *others = cells
+    return f'<tr><th scope="row">{label}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
+
+
+# What a page has for every part of a report: a line of a table, words, or a heading.
+TOLD = {
+    "name": "<h1>sequences</h1>",
+    "networks": row_of("c", "test", "0.2500", "6.25 %", "450"),
+    "alignment": "by weight_matching",
+    "barriers": row_of("a - c", "0.7500", "0.0312"),
+    "merged": row_of("merged: mean", "test", "0.2500", "6.25 %", "450"),
+    "gates": "<h2>Gates</h2>",
+    "provenance": row_of("dtype", "float32"),
+    "notes": "Note: A plain sentence.",
+    "matrices": 'id="figure-checkpoints-test-loss-none-a-b"',
+    "checkpoints": row_of("b, prune1, 80 % of weights", "test", "0.2500", "6.25 %", "450"),
+    "compositions": row_of("path of 2", "2", "0.6250", "0.5000", "0.7500", "0.0469", ""),
+    "controls": row_of("planted copy", "0.0000", "0.00 %", "0.0000", "0.00 %", "96.88 %"),
+    "transported": row_of("permuted", "2", "0.2500", "0.2500", "12.50 %", "12.50 %"),
+}
+EMPTY = {
+    "alignment": None, "networks": {name: {} for name in "abc"}, "merged": {}, "checkpoints": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", [each.name for each in fields(Report) if each.name != "format"])
+def test_every_part_of_a_report_is_told(of_everything: Report, part: str) -> None:
+    assert TOLD[part] in to_html(of_everything)
+    if part not in ("name", "provenance"):
+        without = replace(of_everything, **{part: EMPTY.get(part, ())})
+        assert TOLD[part] not in to_html(without)
 
 
 def test_gates_are_told_as_in_the_terminal(make_report: Make) -> None:

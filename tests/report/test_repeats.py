@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import vl_convert
 from rich.console import Console
 from scipy import stats
 
 from mergekit_perm.report import Report, compare, render_comparison, to_csv, to_markdown
 from mergekit_perm.report.compare_figures import compared_figures
 from mergekit_perm.report.compare_html import comparison_to_html
+from mergekit_perm.report.pictures import VEGA_LITE
 from mergekit_perm.report.repeats import repeated
 from tests.report.drawn import records
 
@@ -156,6 +159,32 @@ def test_figures_have_bars_and_bands(repeats: list[Report]) -> None:
     assert middle[0]["excess"] == pytest.approx(1.25)
     assert middle[0]["high"] - middle[0]["excess"] == pytest.approx(0.6210, abs=1e-4)
     assert "t-interval" not in compared_figures(compare(repeats[:1]))[0].caption
+
+
+def test_naive_and_aligned_curves_have_one_axis(repeats: list[Report]) -> None:
+    found = compared_figures(compare(repeats))
+    for case in ("test loss", "test error"):
+        ends = [
+            figure.specification()["layer"][0]["encoding"]["y"]["scale"]["domain"]
+            for figure in found
+            if figure.case == case and figure.kind.startswith("Worst curves")
+        ]
+        tops = [
+            max(record["high"] for record in records(figure, 0))
+            for figure in found
+            if figure.case == case and figure.kind.startswith("Worst curves")
+        ]
+        assert ends[0] == ends[1] and len(ends) == 2
+        assert ends[0][1] == max(tops) > 2 * min(tops)
+
+
+def test_legends_of_bands_are_in_full_colours(repeats: list[Report]) -> None:
+    figure = compared_figures(compare(repeats, metric="loss", split="test"))[1]
+    specification = {**figure.specification(), "width": 400}
+    svg = vl_convert.vegalite_to_svg(specification, vl_version=VEGA_LITE)
+    symbols = re.findall(r"role-legend-symbol.*?</g>", svg, re.DOTALL)
+    assert len(symbols) == 2
+    assert not any(re.search(r'opacity="0?\.\d', symbol) for symbol in symbols)
 
 
 def test_html_has_every_line_and_figure(repeats: list[Report]) -> None:
