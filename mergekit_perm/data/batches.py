@@ -22,12 +22,13 @@ class Batches:
 
     Attributes:
         split: the examples.
+        batch_size: examples at a time.
         highest_label: of a split that is kept on the device; None of one that is read batch by
             batch.
     """
 
     __slots__ = (
-        "_batch_size", "_device", "_kept", "_layout", "_whole", "highest_label", "split",
+        "_device", "_kept", "_layout", "_whole", "batch_size", "highest_label", "split",
     )  # fmt: skip
 
     def __init__(
@@ -49,7 +50,7 @@ class Batches:
             keep: whether to keep a split that is in memory on the device.
         """
         self.split, self._device, self._layout = split, device, layout
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self.highest_label: int | None = None
         self._whole: Batch | None = None
         found = split.tensors() if keep else None
@@ -68,19 +69,28 @@ class Batches:
     def resized(self, batch_size: int) -> Batches:
         """Return batches of another size; what is kept on the device is shared."""
         other = copy.copy(self)
-        other._batch_size = batch_size
+        other.batch_size = batch_size
         other._kept = other._parts()
         return other
+
+    @property
+    def kept(self) -> bool:
+        """Whether the examples are kept on the device."""
+        return self._whole is not None
+
+    def give_up(self) -> None:
+        """Keep nothing on the device from now on: examples are read batch by batch."""
+        self._whole = self._kept = None
 
     def _parts(self) -> list[Batch] | None:
         """Return the batches of what is kept, which share its memory."""
         if self._whole is None:
             return None
-        inputs, labels = (torch.split(tensor, self._batch_size) for tensor in self._whole)
+        inputs, labels = (torch.split(tensor, self.batch_size) for tensor in self._whole)
         return list(zip(inputs, labels, strict=True))
 
     def _read(self) -> Iterator[Batch]:
-        for inputs, labels in self.split.batches(self._batch_size, device=self._device):
+        for inputs, labels in self.split.batches(self.batch_size, device=self._device):
             yield inputs.to(memory_format=self._layout), labels
 
     def _placed(self, inputs: torch.Tensor) -> torch.Tensor:

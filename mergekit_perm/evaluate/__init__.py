@@ -7,6 +7,7 @@ from mergekit_perm.evaluate.calibrating import calibrate
 from mergekit_perm.evaluate.calibration import CALIBRATIONS, effective_calibration
 from mergekit_perm.evaluate.curves import barrier, evaluate_points, measure_points
 from mergekit_perm.evaluate.engine import Engine
+from mergekit_perm.evaluate.memory import Room
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure
 from mergekit_perm.evaluate.mixing import Mixer, mix
 from mergekit_perm.evaluate.paths import Path, paths_between
@@ -31,6 +32,7 @@ __all__ = [
     "Mixer",
     "Path",
     "Point",
+    "Room",
     "Team",
     "barrier",
     "barycentre",

@@ -60,7 +60,7 @@ def evaluate_points(
             included.
         device: where to evaluate; holds all the networks at once.
         batch_size: examples at a time; None for what suits the device (512 to calibrate with).
-            Halved as often as it takes if memory runs out while measuring.
+            Halved as often as it takes if memory runs out, with a warning while calibrating.
         precision: a name in `PRECISIONS`.
         progress: called as `progress(task, points done, points, note)`, as in `measure_points`.
         task: what to call this in `progress`.
@@ -163,7 +163,7 @@ def barrier(
         alignment: what the result says under `Barrier.alignment`.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; holds all networks at once.
         batch_size: examples at a time; None for what suits the device (512 to calibrate with).
-            Halved as often as it takes if memory runs out while measuring.
+            Halved as often as it takes if memory runs out, with a warning while calibrating.
         precision: a name in `PRECISIONS`.
         progress: called as `progress(task, points done, points, note)` per calibration.
         task: what to call this in `progress`.

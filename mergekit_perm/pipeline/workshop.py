@@ -41,6 +41,7 @@ class Workshop:
     results: Mapping[str, Result] = field(default_factory=dict)
     _module: nn.Module | None = None
     _engine: tuple[Hashable, Engine] | None = None
+    _rooms: dict[torch.device, evaluate.Room] = field(default_factory=dict)
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -159,6 +160,7 @@ class Workshop:
                 batch_size=None if batch_size == "auto" else batch_size,
                 precision=inputs.spec.evaluate.precision,
                 in_place=place == 0,
+                room=self._rooms.setdefault(device, evaluate.Room()),
             )
             for place, device in reversed(list(enumerate(inputs.devices)))
         ]
