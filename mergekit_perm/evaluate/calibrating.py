@@ -113,6 +113,5 @@ def _scale(module: nn.Module, batches: Batches) -> float:
     """Bring the logits of `module` to the best temperature; return what they are multiplied by."""
     factor = finite_scale(*logits_of(module, batches))
     if factor != 1.0:
-        inputs, _ = next(iter(batches))
-        scale_logits(module, inputs[:_PROOF], factor)
+        scale_logits(module, batches.first(_PROOF), factor)
     return factor

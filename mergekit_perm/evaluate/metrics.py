@@ -135,14 +135,14 @@ def _sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def checked_logits(
-    logits: torch.Tensor, labels: torch.Tensor, highest_label: int | None
+    logits: torch.Tensor, labels: torch.Tensor, highest_label: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits in float64 and labels beside them.
 
     Args:
         logits: what a network gives, wanted of shape (examples, classes).
         labels: of shape (examples,).
-        highest_label: of the split, where it is known.
+        highest_label: of the split, or of what has been read of it.
 
     Raises:
         EvaluationError: outputs that are no logits, or labels beyond them.
@@ -157,12 +157,11 @@ def checked_logits(
             f"the network gives {tuple(logits.shape)} for {len(labels)} examples, but logits of "
             "shape (examples, classes) are wanted"
         )
-    # Known beforehand, it keeps an accelerator from waiting for the CPU after every batch.
-    top = int(labels.max()) if highest_label is None else highest_label
-    if top >= logits.shape[1]:
+    # Not looked for among the labels themselves, so that the CPU need not wait for an accelerator.
+    if highest_label >= logits.shape[1]:
         raise EvaluationError(
-            f"label {top} occurs, but the network gives {logits.shape[1]} logits, for labels 0 to "
-            f"{logits.shape[1] - 1}; set num_classes to that of the data"
+            f"label {highest_label} occurs, but the network gives {logits.shape[1]} logits, for "
+            f"labels 0 to {logits.shape[1] - 1}; set num_classes to that of the data"
         )
     logits = in_float64(logits)
     return logits, labels.to(logits.device)

@@ -81,9 +81,8 @@ class Repair:
             return
         seen: list[dict[Site, Statistics]] = []
         for network in networks:
-            if not seen:
-                inputs, _ = next(self._passed())
-                self._sites = find_sites(network, inputs[:_FEW])
+            if not seen and self.batches is not None:
+                self._sites = find_sites(network, self.batches.first(_FEW))
             seen.append(self._statistics(network))
         self._seen = seen
 
