@@ -19,7 +19,7 @@ from mergekit_perm.evaluate.memory import Room, attempt, explaining
 from mergekit_perm.evaluate.metrics import Metrics, measure_batches
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.points import Weights, vertex
-from mergekit_perm.evaluate.precision import Precision, arithmetic
+from mergekit_perm.evaluate.precision import Precision, arithmetic, multiplying
 from mergekit_perm.weighted import State
 
 if TYPE_CHECKING:
@@ -138,6 +138,10 @@ class Engine:
         """Return the arithmetic of its figures, for a block."""
         return arithmetic(self.precision, self._device)
 
+    def multiplying(self) -> AbstractContextManager[None]:
+        """Return the part of its arithmetic that is one setting for all threads, for a block."""
+        return multiplying(self.precision, self._device)
+
     def each(self, points: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Metrics]]]:
         """Yield every point with its metrics, one after another."""
         for point in points:
@@ -145,14 +149,12 @@ class Engine:
 
     def _prepare(self, weights: Weights) -> None:
         """Mix the networks and calibrate the mixture; norms are fused only after that."""
-        # On CUDA, which arithmetic there is, is one setting for all threads.
-        precision = "float32" if self.precision == "bfloat16" else self.precision
 
         def work() -> None:
             self._calibrate.see(map(self._mixer.set, self._ends))
             self._calibrate(self._mixer.set(weights), weights)
 
-        with arithmetic(precision, self._device):
+        with self.multiplying():
             within_memory(work, self._calibrate, self._device, make_room=self._give_up_data)
 
     def _suit(self, split: Split) -> None:

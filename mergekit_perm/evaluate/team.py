@@ -39,8 +39,8 @@ class Team:
                 free.put(engine)
 
         first = self.engines[0]
-        # Which arithmetic CUDA may use is one setting for all threads: none may put it back early.
-        with first.arithmetic(), ThreadPoolExecutor(len(self.engines)) as pool:
+        # How CUDA multiplies is one setting for all threads: none may put it back early.
+        with first.multiplying(), ThreadPoolExecutor(len(self.engines)) as pool:
             waiting = [pool.submit(measured, point) for point in points]
             try:
                 for done in as_completed(waiting):

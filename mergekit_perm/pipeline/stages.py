@@ -19,6 +19,7 @@ from mergekit_perm.pipeline.workshop import (
     checkpoint_file,
     network_file,
 )
+from mergekit_perm.progress import Progress
 from mergekit_perm.spec.merge_models import MergeSpec
 
 Weights = tuple[float, ...]
@@ -124,6 +125,8 @@ def measure_kept(
     task: str,
     shop: Workshop,
     ends: Mapping[Weights, dict[str, evaluate.Metrics]] | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> Result:
     """Measure mixtures of the networks of `engine` at `weights`; `ends` are known already.
 
@@ -135,7 +138,7 @@ def measure_kept(
         known=read_points(shop.folder.kept_points(name, key)),
         ends=ends,
         keep=lambda point, found: shop.folder.keep_point(name, key, plain_point(point, found)),
-        progress=shop.progress,
+        progress=progress or shop.progress,
         task=task,
     )
     return {"points": [plain_point(*each) for each in zip(weights, measured, strict=True)]}
