@@ -140,6 +140,21 @@ def steps_of(name: str) -> tuple[str, bool]:
     return ("none" if name == TEMPERATURE else name.removesuffix(_SCALED)), scaled
 
 
+def other_temperature(name: str) -> str:
+    """Return the calibration that does what `name` does, but for the best temperature.
+
+    It is ``repair+temperature`` for ``repair`` and the other way round, ``temperature`` for
+    ``none``. Both are measured in one pass.
+
+    Raises:
+        EvaluationError: no such calibration.
+    """
+    of_layers, scaled = steps_of(name)
+    if scaled:
+        return of_layers
+    return TEMPERATURE if of_layers == "none" else f"{of_layers}{_SCALED}"
+
+
 def known_calibration(name: str) -> str:
     """Return `name`, which must be one in `CALIBRATIONS`.
 

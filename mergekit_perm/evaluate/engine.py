@@ -16,7 +16,7 @@ from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.fused_norms import FusedNorms
 from mergekit_perm.evaluate.memory import Room, attempt, explaining
-from mergekit_perm.evaluate.metrics import Metrics, measure_batches
+from mergekit_perm.evaluate.metrics import Metrics, measure_batches, measure_both
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.points import Weights, vertex
 from mergekit_perm.evaluate.precision import Precision, arithmetic, multiplying
@@ -72,6 +72,7 @@ class Engine:
         batch_size: int | None = None,
         precision: Precision = "float32",
         in_place: bool = False,
+        both: bool = False,
         room: Room | None = None,
     ) -> None:
         """Make ready; see `evaluate_points` for the other arguments.
@@ -79,6 +80,8 @@ class Engine:
         Args:
             in_place: use the module itself, not a copy. Its weights are lost, it is in eval mode
                 and on the device afterwards, and no other engine may use it at the same time.
+            both: measure beside what `calibration` gives what `other_temperature` of it does, in
+                the same pass; see `beside`.
             room: what engines before it had memory for on the device, and this one has.
 
         Raises:
@@ -101,6 +104,8 @@ class Engine:
         for name, split in splits.items():
             self._batches[name] = self._batches_of(split, self.batch_size)
         _, self._best_temperature = steps_of(calibration)
+        self._both = both
+        self._beside: dict[Weights, dict[str, Metrics]] = {}
         self._calibrate = calibrator(
             calibration,
             train_split,
@@ -117,21 +122,30 @@ class Engine:
         """
         while isinstance(found := self._attempt(weights), RuntimeError):
             self._make_room(found)
-        return found
+        if not self._both:
+            return {name: metrics[-1] for name, metrics in found.items()}
+        own, other = (1, 0) if self._best_temperature else (0, 1)
+        self._beside[weights] = {name: metrics[other] for name, metrics in found.items()}
+        return {name: metrics[own] for name, metrics in found.items()}
 
-    def _attempt(self, weights: Weights) -> dict[str, Metrics] | RuntimeError:
-        """Return the metrics of a mix, or the error that memory ran out with."""
+    def beside(self, weights: Weights) -> dict[str, Metrics] | None:
+        """Return what was measured of a mix beside its metrics, where there was anything."""
+        return self._beside.get(weights)
+
+    def _attempt(self, weights: Weights) -> dict[str, tuple[Metrics, ...]] | RuntimeError:
+        """Return what `_measure` does of a mix, or the error that memory ran out with."""
         self._prepare(weights)
         return attempt(self._measure, self._device)
 
-    def _measure(self) -> dict[str, Metrics]:
-        """Return the metrics of the mix that is there."""
+    def _measure(self) -> dict[str, tuple[Metrics, ...]]:
+        """Return the metrics of the mix that is there: of two calibrations, the plain one first."""
+        module, temperature = self._mixer.module, self._best_temperature
         with self._norms.fused(), self.arithmetic():
+            if self._both:
+                return {name: measure_both(module, each) for name, each in self._batches.items()}
             return {
-                name: measure_batches(
-                    self._mixer.module, batches, best_temperature=self._best_temperature
-                )
-                for name, batches in self._batches.items()
+                name: (measure_batches(module, each, best_temperature=temperature),)
+                for name, each in self._batches.items()
             }
 
     def arithmetic(self) -> AbstractContextManager[None]:

@@ -24,6 +24,9 @@ from mergekit_perm.spec.merge_models import MergeSpec
 
 Weights = tuple[float, ...]
 
+# Name and content key of another stage, if there is one.
+Beside = tuple[str, str] | None
+
 
 def train_network(name: str, keys: Mapping[int, str], shop: Workshop) -> Result:
     """Train network `name`, or take it from the cache, where any run left the same content.
@@ -108,13 +111,32 @@ def measure_points(
     calibration: str,
     weights: Sequence[Weights],
     task: str,
+    beside: Beside,
     shop: Workshop,
 ) -> Result:
-    """Measure mixtures of the family at `weights` (one number per network)."""
+    """Measure mixtures of the family at `weights` (one number per network).
+
+    Args:
+        name: of the stage.
+        key: its content key.
+        alignment: of the family.
+        calibration: of mixtures.
+        weights: one tuple per mixture.
+        task: what to call this in progress.
+        beside: name and key of the stage that measures the same mixtures with the temperature, or
+            without it, if there is one: what it needs is measured in the same passes.
+        shop: where to work.
+    """
+    known = read_points(shop.folder.kept_points(name, key))
+    if known.keys() >= set(weights):
+        shop.progress(task, len(weights), len(weights))
+        return {"points": [plain_point(point, known[point]) for point in weights]}
     networks = shop.results.get(evaluation_name(alignment, calibration, "networks"), {})
     ends = read_points(networks.get("points", []))
-    engine = shop.engine(alignment, calibration)
-    return measure_kept(name, key, engine, weights, task, shop, ends)
+    if beside is not None and shop.folder.result(*beside) is not None:
+        beside = None
+    engine = shop.engine(alignment, calibration, both=beside is not None)
+    return measure_kept(name, key, engine, weights, task, shop, ends, beside=beside)
 
 
 def measure_kept(
@@ -126,18 +148,26 @@ def measure_kept(
     shop: Workshop,
     ends: Mapping[Weights, dict[str, evaluate.Metrics]] | None = None,
     *,
+    beside: Beside = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure mixtures of the networks of `engine` at `weights`; `ends` are known already.
 
-    Every point is kept as soon as it is measured, so that a run that is killed goes on from there.
+    Every point is kept as soon as it is measured, so that a run that is killed goes on from there;
+    what was measured beside it is kept for the stage that it belongs to.
     """
+
+    def keep(point: Weights, found: Mapping[str, evaluate.Metrics]) -> None:
+        shop.folder.keep_point(name, key, plain_point(point, found))
+        if beside is not None and (other := engine.beside(point)):
+            shop.folder.keep_point(*beside, plain_point(point, other))
+
     measured = evaluate.measure_points(
         engine,
         weights,
         known=read_points(shop.folder.kept_points(name, key)),
         ends=ends,
-        keep=lambda point, found: shop.folder.keep_point(name, key, plain_point(point, found)),
+        keep=keep,
         progress=progress or shop.progress,
         task=task,
     )
