@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import Dataset, TensorDataset
 
 import mergekit_perm as pm
 from mergekit_perm import align, checkpoints, derive, devices, evaluate, merge, networks, train
@@ -133,6 +134,44 @@ def test_barriers(elsewhere: torch.device, architecture: str, calibration: str) 
 
     assert run(str(elsewhere)) == pytest.approx(run("cpu"), rel=1e-6, abs=1e-9)
     assert next(module.parameters()).device == CPU
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often the CPU asks for a number that the device has."""
+
+    count = 0
+
+    def __torch_dispatch__(self, op: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if op is torch.ops.aten._local_scalar_dense.default:
+            self.count += args[0].device != CPU
+        return op(*args, **(kwargs or {}))
+
+
+class OneByOne(Dataset[Any]):
+    """Examples that are not in memory."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        x, y = blobs().splits["test"].dataset[index]
+        return x, y
+
+
+@pytest.mark.parametrize("calibration", ["none", "temperature", "batch_norm"])
+def test_no_batch_makes_the_cpu_wait(elsewhere: torch.device, calibration: str) -> None:
+    split = Split("test", OneByOne())
+    waits = []
+    for batch_size in (10, 5):
+        states = list(family().values())
+        engine = evaluate.Engine(
+            build("resnet_cifar"), states, {"test": split}, train_split=split,
+            calibration=calibration, device=elsewhere, batch_size=batch_size,
+        )  # fmt: skip
+        with Waits() as seen:
+            engine.measure((0.5, 0.5, 0.0))
+        waits.append(seen.count)
+    assert waits[0] == waits[1] > 0
 
 
 @pytest.mark.parametrize("method", pm.RECIPES)

@@ -60,10 +60,12 @@ class InMemory(Dataset[tuple[torch.Tensor, int]]):
 
     def batch(self, chosen: torch.Tensor | slice, *, device: str | torch.device) -> Batch:
         """Return the chosen examples on `device`: inputs (b, ...) and classes (b,), int64."""
-        return (
-            self._ready(self.inputs[chosen].to(device)),
-            self.labels[chosen].to(device),
-        )
+        return self.finished((self.inputs[chosen], self.labels[chosen]), device)
+
+    def finished(self, stored: Batch, device: str | torch.device) -> Batch:
+        """Return a batch of examples, as they are stored, ready on `device`."""
+        inputs, labels = sent(stored, device)
+        return self._ready(inputs), labels
 
     def _ready(self, inputs: torch.Tensor) -> torch.Tensor:
         if inputs.dtype != torch.uint8:
@@ -127,9 +129,26 @@ class Split:
             order: indices of the examples to yield, shape (m,), int64; all of them, in the order
                 of the data set, by default. Randomness is the caller's: none is drawn here.
         """
+        for batch in self.stored_batches(batch_size, device=device, order=order):
+            yield self.finished(batch, device)
+
+    def stored_batches(
+        self,
+        batch_size: int,
+        *,
+        device: str | torch.device = "cpu",
+        order: torch.Tensor | None = None,
+    ) -> Iterator[Batch]:
+        """Yield what `batches` does before it goes to `device`; `finished` brings it there."""
         if isinstance(self.dataset, InMemory):
-            return self._sliced(self.dataset, batch_size, device, order)
+            return self._sliced(self.dataset, batch_size, order)
         return self._loaded(batch_size, device, order)
+
+    def finished(self, stored: Batch, device: str | torch.device) -> Batch:
+        """Return a batch of `stored_batches` as those of `batches` are."""
+        if isinstance(self.dataset, InMemory):
+            return self.dataset.finished(stored, device)
+        return sent(stored, device)
 
     def tensors(self) -> Batch | None:
         """Return all inputs and classes on the CPU; None when they are not, or not all, in memory.
@@ -143,35 +162,31 @@ class Split:
         return self.dataset.batch(slice(None), device="cpu")
 
     def _sliced(
-        self,
-        dataset: InMemory,
-        batch_size: int,
-        device: str | torch.device,
-        order: torch.Tensor | None,
+        self, dataset: InMemory, batch_size: int, order: torch.Tensor | None
     ) -> Iterator[Batch]:
         for start in range(0, len(self) if order is None else len(order), batch_size):
             window = slice(start, start + batch_size)
-            yield dataset.batch(window if order is None else order[window].cpu(), device=device)
+            chosen = window if order is None else order[window].cpu()
+            yield dataset.inputs[chosen], dataset.labels[chosen]
 
     def _loaded(
         self, batch_size: int, device: str | torch.device, order: torch.Tensor | None
     ) -> Iterator[Batch]:
         chosen = self.dataset if order is None else Subset(self.dataset, order.tolist())
-        cuda = torch.device(device).type == "cuda"
+        cuda = _is_cuda(device)
         workers = self.workers
         if workers is None:
             workers = _WORKERS if cuda else 0
-        # A loader without a generator of its own draws a number from the global one. From pinned
-        # memory CUDA fetches a batch while it still works on the one before.
+        # No process has less than a batch to read; for a single one none is worth its start.
+        count = -(-(len(self) if order is None else len(order)) // batch_size)
+        workers = min(workers, count) if count > 1 else 0
+        # A loader without a generator of its own draws a number from the global one.
         loader: DataLoader[Any] = DataLoader(
             chosen, batch_size, num_workers=workers, pin_memory=cuda, generator=torch.Generator()
         )
         try:
             for inputs, labels in loader:
-                yield (
-                    inputs.to(device, non_blocking=cuda),
-                    labels.to(device, torch.int64, non_blocking=cuda),
-                )
+                yield inputs, labels.to(torch.int64)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -179,6 +194,25 @@ class Split:
                 f"split '{self.name}': a process that reads examples has died, most often for "
                 f"lack of memory; try fewer `workers` than {workers} ({error})"
             ) from error
+
+
+def sent(batch: Batch, device: str | torch.device) -> Batch:
+    """Return a batch on `device`.
+
+    CUDA is sent what is in pinned memory, which the CPU need not wait for: it reads the next batch
+    while CUDA is still at work on those before.
+    """
+    inputs, labels = batch
+    if not _is_cuda(device):
+        return inputs.to(device), labels.to(device)
+    inputs, labels = (
+        one.pin_memory() if one.device.type == "cpu" else one for one in (inputs, labels)
+    )
+    return inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _is_cuda(device: str | torch.device) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 @dataclass(frozen=True, slots=True)

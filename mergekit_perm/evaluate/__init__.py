@@ -4,9 +4,14 @@ from mergekit_perm.devices import device
 from mergekit_perm.evaluate.barriers import Barrier, Point, excess, from_points
 from mergekit_perm.evaluate.batch_norms import has_batch_norm
 from mergekit_perm.evaluate.calibrating import calibrate
-from mergekit_perm.evaluate.calibration import CALIBRATIONS, effective_calibration
+from mergekit_perm.evaluate.calibration import (
+    CALIBRATIONS,
+    effective_calibration,
+    other_temperature,
+)
 from mergekit_perm.evaluate.curves import barrier, evaluate_points, measure_points
 from mergekit_perm.evaluate.engine import Engine
+from mergekit_perm.evaluate.memory import Room
 from mergekit_perm.evaluate.metrics import METRICS, Metrics, measure
 from mergekit_perm.evaluate.mixing import Mixer, mix
 from mergekit_perm.evaluate.paths import Path, paths_between
@@ -31,6 +36,7 @@ __all__ = [
     "Mixer",
     "Path",
     "Point",
+    "Room",
     "Team",
     "barrier",
     "barycentre",
@@ -46,6 +52,7 @@ __all__ = [
     "measure",
     "measure_points",
     "mix",
+    "other_temperature",
     "paths_between",
     "search_simplex",
     "simplex_grid",

@@ -10,8 +10,9 @@ from torch import nn
 
 from mergekit_perm.data.batches import Batches
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate.calibration import calibrator, steps_of
+from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.classifier import scale_logits
+from mergekit_perm.evaluate.memory import explaining
 from mergekit_perm.evaluate.metrics import logits_of
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.points import vertex
@@ -73,7 +74,7 @@ def calibrate(
         weights: of the states, 0 or more; equal ones by default.
         temperature_split: where the temperature is found; `train_split` by default.
         device: where to compute; with ``repair`` it holds all the networks at once.
-        batch_size: examples at a time.
+        batch_size: examples at a time; halved, with a warning, where memory runs out.
 
     Returns:
         What logits were multiplied by: 1 without ``temperature``, and where none is best.
@@ -94,12 +95,15 @@ def calibrate(
     split = temperature_split or train_split
     if scaled and split is None:
         raise EvaluationError("calibration 'temperature' needs a split; there is none")
-    module.to(device)
+    with explaining(device, "for the network; choose another `device`"):
+        module.to(device)
     with arithmetic("float32", device):
         if of_layers == "repair":
-            mixer = Mixer(module, states, device=device)
-            apply.see(mixer.set(vertex(len(states), place)) for place in range(len(states)))
-        apply(module, given)
+            with explaining(device, f"for {len(states)} networks; choose another `device`"):
+                mixer = Mixer(module, states, device=device)
+            ends = [vertex(len(states), place) for place in range(len(states))]
+            within_memory(lambda: apply.see(map(mixer.set, ends)), apply, device)
+        within_memory(lambda: apply(module, given), apply, device)
         if not scaled or split is None:
             return 1.0
         return _scale(module, Batches(split, device=device, batch_size=batch_size))
@@ -109,6 +113,5 @@ def _scale(module: nn.Module, batches: Batches) -> float:
     """Bring the logits of `module` to the best temperature; return what they are multiplied by."""
     factor = finite_scale(*logits_of(module, batches))
     if factor != 1.0:
-        inputs, _ = next(iter(batches))
-        scale_logits(module, inputs[:_PROOF], factor)
+        scale_logits(module, batches.first(_PROOF), factor)
     return factor

@@ -6,6 +6,7 @@ A calibration is named by its steps, as in ``repair+temperature``: the first cha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +17,7 @@ from torch import nn
 from mergekit_perm.data.batches import Batches
 from mergekit_perm.errors import EvaluationError, suggest
 from mergekit_perm.evaluate.batch_norms import has_batch_norm, re_estimating
+from mergekit_perm.evaluate.memory import attempt
 from mergekit_perm.evaluate.metrics import evaluating
 from mergekit_perm.evaluate.repair import Repair
 
@@ -35,7 +37,13 @@ CALIBRATIONS = (
 
 
 class Calibrator(Protocol):
-    """Changes the layers of mixtures, made ready once for many of them."""
+    """Changes the layers of mixtures, made ready once for many of them.
+
+    Attributes:
+        batches: what it looks at, another size of which may be put there; None if at nothing.
+    """
+
+    batches: Batches | None
 
     def see(self, networks: Iterable[nn.Module]) -> None:
         """Look at the networks that are mixed, before the first mixture; nothing if it has."""
@@ -83,6 +91,44 @@ def calibrator(
     return _OF_LAYERS[of_layers](batches)
 
 
+def within_memory(
+    work: Callable[[], object],
+    calibrate: Calibrator,
+    device: torch.device,
+    *,
+    make_room: Callable[[], bool] = lambda: False,
+) -> None:
+    """Do `work` by `calibrate`, with half as many examples at a time where memory runs out.
+
+    Statistics depend a little on how many there are, so that it warns when that happens, and first
+    asks to `make_room` otherwise, which tells whether there was anything to give up.
+
+    Raises:
+        EvaluationError: no fewer examples are possible.
+    """
+    while isinstance(error := attempt(work, device), RuntimeError):
+        if make_room():
+            continue
+        batches = calibrate.batches
+        if batches is None:
+            raise EvaluationError(
+                f"{device} has too little memory to mix networks; choose another `device`"
+            ) from error
+        size = _without_single(len(batches), batches.batch_size // 2)
+        if size >= batches.batch_size:
+            raise EvaluationError(
+                f"{device} has too little memory to calibrate, even on {size} examples at a time; "
+                "choose another `device`, or leave `calibration` at none"
+            ) from error
+        warnings.warn(
+            f"{device} has too little memory to calibrate on {batches.batch_size} examples at a "
+            f"time: from here on there are {size}, which statistics that are estimated again "
+            f"depend on a little; for the same number everywhere set `batch_size` to {size}",
+            stacklevel=2,
+        )
+        calibrate.batches = batches.resized(size)
+
+
 def steps_of(name: str) -> tuple[str, bool]:
     """Return what calibration `name` does to layers, and whether it takes the best temperature.
 
@@ -92,6 +138,21 @@ def steps_of(name: str) -> tuple[str, bool]:
     known_calibration(name)
     scaled = name == TEMPERATURE or name.endswith(_SCALED)
     return ("none" if name == TEMPERATURE else name.removesuffix(_SCALED)), scaled
+
+
+def other_temperature(name: str) -> str:
+    """Return the calibration that does what `name` does, but for the best temperature.
+
+    It is ``repair+temperature`` for ``repair`` and the other way round, ``temperature`` for
+    ``none``. Both are measured in one pass.
+
+    Raises:
+        EvaluationError: no such calibration.
+    """
+    of_layers, scaled = steps_of(name)
+    if scaled:
+        return of_layers
+    return TEMPERATURE if of_layers == "none" else f"{of_layers}{_SCALED}"
 
 
 def known_calibration(name: str) -> str:
@@ -122,6 +183,8 @@ def effective_calibration(name: str, *, batch_norm: bool) -> str:
 
 
 class _Nothing:
+    batches: Batches | None = None
+
     def see(self, networks: Iterable[nn.Module]) -> None:
         """Look at nothing."""
 
@@ -131,14 +194,14 @@ class _Nothing:
 
 class _ReEstimated(_Nothing):
     def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+        self.batches: Batches | None = batches
 
     def __call__(self, module: nn.Module, weights: Sequence[float]) -> None:  # noqa: ARG002
         """Estimate BatchNorm statistics again; no mixture's depend on its weights."""
-        if not has_batch_norm(module):
+        if self.batches is None or not has_batch_norm(module):
             return
         with evaluating(module), torch.no_grad(), re_estimating(module):
-            for x, _ in self._batches:
+            for x, _ in self.batches:
                 module(x)
 
 

@@ -15,11 +15,15 @@ from mergekit_perm.devices import device as find_device
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.barriers import Barrier
 from mergekit_perm.evaluate.batch_norms import has_batch_norm
-from mergekit_perm.evaluate.calibration import effective_calibration, known_calibration
+from mergekit_perm.evaluate.calibration import (
+    effective_calibration,
+    known_calibration,
+    other_temperature,
+)
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import METRICS, Metrics
 from mergekit_perm.evaluate.pairs import known
-from mergekit_perm.evaluate.paths import Values, paths_between
+from mergekit_perm.evaluate.paths import paths_between
 from mergekit_perm.evaluate.points import Weights, refining
 from mergekit_perm.evaluate.precision import Precision
 from mergekit_perm.evaluate.search import height, search_simplex
@@ -29,6 +33,8 @@ from mergekit_perm.weighted import State
 
 if TYPE_CHECKING:
     from mergekit_perm.data import Data, Split
+
+Found = dict[Weights, dict[str, Metrics]]
 
 
 def evaluate_points(
@@ -60,7 +66,7 @@ def evaluate_points(
             included.
         device: where to evaluate; holds all the networks at once.
         batch_size: examples at a time; None for what suits the device (512 to calibrate with).
-            Halved as often as it takes if memory runs out while measuring.
+            Halved as often as it takes if memory runs out, with a warning while calibrating.
         precision: a name in `PRECISIONS`.
         progress: called as `progress(task, points done, points, note)`, as in `measure_points`.
         task: what to call this in `progress`.
@@ -157,13 +163,15 @@ def barrier(
             see `search_simplex`.
         seed: of the random points.
         splits: the names of the splits to measure, or None for all.
-        calibration: one or more names in `CALIBRATIONS`. Without BatchNorm in the module,
+        calibration: one or more names in `CALIBRATIONS`; ``repair`` and ``repair+temperature`` are
+            measured in one pass, and so are others of which one adds the temperature. Without
+            BatchNorm in the module,
             ``batch_norm`` has nothing to do and gives the values of ``none``.
         reference: the network that pairs are spokes of; None or ``joint`` for no network.
         alignment: what the result says under `Barrier.alignment`.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; holds all networks at once.
         batch_size: examples at a time; None for what suits the device (512 to calibrate with).
-            Halved as often as it takes if memory runs out while measuring.
+            Halved as often as it takes if memory runs out, with a warning while calibrating.
         precision: a name in `PRECISIONS`.
         progress: called as `progress(task, points done, points, note)` per calibration.
         task: what to call this in `progress`.
@@ -181,30 +189,37 @@ def barrier(
     )  # fmt: skip
     chosen = _splits(data, splits)
     calibrations = [calibration] if isinstance(calibration, str) else list(calibration)
-    place = find_device(device)
-    needed = list(dict.fromkeys(point for path in paths for point in path.points(names)))
-    values: dict[str, Values] = {}
-    for name in calibrations:
-        effective = effective_calibration(
-            known_calibration(name), batch_norm=has_batch_norm(module)
-        )
-        if effective not in values:
-            engine = Engine(
-                module, list(states.values()), chosen, train_split=data.splits.get("train"),
-                calibration=effective, device=place, batch_size=batch_size, precision=precision,
-            )  # fmt: skip
-            measured = measure_points(engine, needed, progress=progress, task=task)
-            found = dict(zip(needed, measured, strict=True))
-            if simplex is not None and search:
-                found |= search_simplex(
-                    engine, found, grid=simplex, count=search, progress=progress
-                )
-            values[effective] = found
-        values[name] = values[effective]
-    return tuple(
-        path.with_all(values[name]).barrier(names, values[name], name, split, metric, alignment)
-        for path in paths
+    place, has_norm = find_device(device), has_batch_norm(module)
+    effective = {
+        name: effective_calibration(known_calibration(name), batch_norm=has_norm)
         for name in calibrations
+    }
+    needed = list(dict.fromkeys(point for path in paths for point in path.points(names)))
+    values: dict[str, Found] = {}
+    beside: dict[str, Found] = {}
+    for name in dict.fromkeys(effective.values()):
+        if name in beside and not search:
+            values[name] = beside[name]
+            progress(task, len(needed), len(needed))
+            continue
+        other = other_temperature(name)
+        engine = Engine(
+            module, list(states.values()), chosen, train_split=data.splits.get("train"),
+            calibration=name, device=place, batch_size=batch_size, precision=precision,
+            both=other in effective.values() and other not in values,
+        )  # fmt: skip
+        known_points = beside.get(name)
+        measured = measure_points(engine, needed, known=known_points, progress=progress, task=task)
+        found = dict(zip(needed, measured, strict=True))
+        others = ((point, engine.beside(point)) for point in needed)
+        beside[other] = {point: metrics for point, metrics in others if metrics is not None}
+        if simplex is not None and search:
+            found |= search_simplex(engine, found, grid=simplex, count=search, progress=progress)
+        values[name] = found
+    return tuple(
+        path.with_all(values[done]).barrier(names, values[done], name, split, metric, alignment)
+        for path in paths
+        for name, done in ((name, effective[name]) for name in calibrations)
         for split in chosen
         for metric in METRICS
     )

@@ -13,12 +13,13 @@ from torch import nn
 from mergekit_perm.data.batches import Batches
 from mergekit_perm.data.layout import quickest_layout
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate.calibration import calibrator, steps_of
+from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.fused_norms import FusedNorms
-from mergekit_perm.evaluate.metrics import Metrics, measure_batches
+from mergekit_perm.evaluate.memory import Room, attempt, explaining
+from mergekit_perm.evaluate.metrics import Metrics, measure_batches, measure_both
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.points import Weights, vertex
-from mergekit_perm.evaluate.precision import Precision, arithmetic
+from mergekit_perm.evaluate.precision import Precision, arithmetic, multiplying
 from mergekit_perm.weighted import State
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ _CALIBRATING = 512
 # How many examples tell what suits a network.
 _FEW = 2
 
+# Rather than so few examples at a time, data on the device are given up.
+_FEWER_THAN_DATA = 16
+
 
 class Engine:
     """Measures mixes of `states` on `splits`; what all points share is made ready once.
@@ -45,6 +49,11 @@ class Engine:
     BatchNorm layers right behind a convolution or a linear layer are taken into it.
 
     Figures do not depend on batch size, layout and fused layers but for rounding.
+
+    Where the device runs out of memory, examples are halved: those that are measured at a time, and
+    where even 16 are too many, data are no more kept there, but read batch by batch. Of those to
+    calibrate with, data are given up first; statistics depend a little on how many there are, so
+    that it warns when it halves them.
 
     Attributes:
         batch_size: examples at a time; halved when the device runs out of memory.
@@ -63,26 +72,40 @@ class Engine:
         batch_size: int | None = None,
         precision: Precision = "float32",
         in_place: bool = False,
+        both: bool = False,
+        room: Room | None = None,
     ) -> None:
         """Make ready; see `evaluate_points` for the other arguments.
 
         Args:
             in_place: use the module itself, not a copy. Its weights are lost, it is in eval mode
                 and on the device afterwards, and no other engine may use it at the same time.
+            both: measure beside what `calibration` gives what `other_temperature` of it does, in
+                the same pass; see `beside`.
+            room: what engines before it had memory for on the device, and this one has.
+
+        Raises:
+            EvaluationError: the device has too little memory for the networks, or what
+                `evaluate_points` refuses.
         """
         self._splits, self._device, self.precision = splits, device, precision
-        self._mixer = Mixer(module, states, device=device, in_place=in_place)
+        self._room = Room() if room is None else room
         self._ends = [vertex(len(states), place) for place in range(len(states))]
-        self._mixer.set(self._ends[0])
         self._layout, self._norms = torch.contiguous_format, FusedNorms(())
-        if splits:
-            self._suit(next(iter(splits.values())))
+        with explaining(device, _for_all(len(states))):
+            self._mixer = Mixer(module, states, device=device, in_place=in_place)
+            self._mixer.set(self._ends[0])
+            if splits:
+                self._suit(next(iter(splits.values())))
         longest = max(map(len, splits.values()), default=1)
-        self.batch_size = min(batch_size or self._usual_batch_size(), longest)
-        self._kept = True
+        self._wanted = min(batch_size or self._usual_batch_size(), longest)
+        self.batch_size = min(self._wanted, self._room.most or self._wanted)
         self._batches: dict[str, Batches] = {}
-        self._make_ready()
+        for name, split in splits.items():
+            self._batches[name] = self._batches_of(split, self.batch_size)
         _, self._best_temperature = steps_of(calibration)
+        self._both = both
+        self._beside: dict[Weights, dict[str, Metrics]] = {}
         self._calibrate = calibrator(
             calibration,
             train_split,
@@ -97,24 +120,41 @@ class Engine:
         Raises:
             EvaluationError: the device has too little memory to calibrate, or for one example.
         """
-        while True:
-            self._prepare(weights)
-            try:
-                with self._norms.fused(), self.arithmetic():
-                    return {
-                        name: measure_batches(
-                            self._mixer.module, batches, best_temperature=self._best_temperature
-                        )
-                        for name, batches in self._batches.items()
-                    }
-            except RuntimeError as error:
-                if not _out_of_memory(error):
-                    raise
-                self._make_room(error)
+        while isinstance(found := self._attempt(weights), RuntimeError):
+            self._make_room(found)
+        if not self._both:
+            return {name: metrics[-1] for name, metrics in found.items()}
+        own, other = (1, 0) if self._best_temperature else (0, 1)
+        self._beside[weights] = {name: metrics[other] for name, metrics in found.items()}
+        return {name: metrics[own] for name, metrics in found.items()}
+
+    def beside(self, weights: Weights) -> dict[str, Metrics] | None:
+        """Return what was measured of a mix beside its metrics, where there was anything."""
+        return self._beside.get(weights)
+
+    def _attempt(self, weights: Weights) -> dict[str, tuple[Metrics, ...]] | RuntimeError:
+        """Return what `_measure` does of a mix, or the error that memory ran out with."""
+        self._prepare(weights)
+        return attempt(self._measure, self._device)
+
+    def _measure(self) -> dict[str, tuple[Metrics, ...]]:
+        """Return the metrics of the mix that is there: of two calibrations, the plain one first."""
+        module, temperature = self._mixer.module, self._best_temperature
+        with self._norms.fused(), self.arithmetic():
+            if self._both:
+                return {name: measure_both(module, each) for name, each in self._batches.items()}
+            return {
+                name: (measure_batches(module, each, best_temperature=temperature),)
+                for name, each in self._batches.items()
+            }
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Return the arithmetic of its figures, for a block."""
         return arithmetic(self.precision, self._device)
+
+    def multiplying(self) -> AbstractContextManager[None]:
+        """Return the part of its arithmetic that is one setting for all threads, for a block."""
+        return multiplying(self.precision, self._device)
 
     def each(self, points: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Metrics]]]:
         """Yield every point with its metrics, one after another."""
@@ -123,19 +163,13 @@ class Engine:
 
     def _prepare(self, weights: Weights) -> None:
         """Mix the networks and calibrate the mixture; norms are fused only after that."""
-        # On CUDA, which arithmetic there is, is one setting for all threads.
-        precision = "float32" if self.precision == "bfloat16" else self.precision
-        try:
-            with arithmetic(precision, self._device):
-                self._calibrate.see(map(self._mixer.set, self._ends))
-                self._calibrate(self._mixer.set(weights), weights)
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            raise EvaluationError(
-                f"{self._device} has too little memory to calibrate; make `batch_size` smaller, "
-                "which statistics that are estimated again depend on a little"
-            ) from error
+
+        def work() -> None:
+            self._calibrate.see(map(self._mixer.set, self._ends))
+            self._calibrate(self._mixer.set(weights), weights)
+
+        with self.multiplying():
+            within_memory(work, self._calibrate, self._device, make_room=self._give_up_data)
 
     def _suit(self, split: Split) -> None:
         """Find the layout and the norms to fuse, on a few examples."""
@@ -157,39 +191,49 @@ class Engine:
         numbers = [math.prod(split.input_shape) for split in self._splits.values()]
         return max(least, min(most, room // max([1, *numbers])))
 
-    def _make_ready(self) -> None:
-        """Bring data to the device; where they do not fit, they are read batch by batch."""
-        try:
-            for name, split in self._splits.items():
-                self._batches[name] = self._batches_of(split, self.batch_size)
-        except RuntimeError as error:
-            if not _out_of_memory(error) or not self._kept:
-                raise
-            self._kept, self._batches = False, {}
-            self._make_ready()
-
     def _batches_of(self, split: Split, batch_size: int) -> Batches:
-        """Return batches of `split`; those of a split that is on the device already share it."""
+        """Return batches of `split`; those of a split that is on the device already share it.
+
+        Data that do not fit there are read batch by batch.
+        """
         for batches in self._batches.values():
             if batches.split is split:
                 return batches.resized(batch_size)
-        return Batches(
-            split, device=self._device, batch_size=batch_size, layout=self._layout, keep=self._kept
-        )
+
+        def make(*, keep: bool = True) -> Batches:
+            return Batches(
+                split, device=self._device, batch_size=batch_size, layout=self._layout, keep=keep
+            )
+
+        found = attempt(make, self._device)
+        return make(keep=False) if isinstance(found, RuntimeError) else found
 
     def _make_room(self, error: RuntimeError) -> None:
-        """Take half as many examples at a time."""
-        if self.batch_size == 1:
+        """Take half as many examples at a time, or give up data on the device and start anew."""
+        if self.batch_size <= _FEWER_THAN_DATA and self._give_up_data():
+            self._resize(self._wanted)
+        elif self.batch_size == 1:
             raise EvaluationError(
-                f"{self._device} has too little memory for one example at a time"
+                f"{self._device} has too little memory for one example at a time; choose another "
+                "`device`"
             ) from error
-        self.batch_size //= 2
-        self._batches = {n: b.resized(self.batch_size) for n, b in self._batches.items()}
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        else:
+            self._resize(self.batch_size // 2)
+
+    def _resize(self, batch_size: int) -> None:
+        self.batch_size = self._room.most = batch_size
+        self._batches = {n: b.resized(batch_size) for n, b in self._batches.items()}
+
+    def _give_up_data(self) -> bool:
+        """Keep no data on the device any more; tell whether there were any."""
+        held = [*self._batches.values(), self._calibrate.batches]
+        kept = [batches for batches in held if batches is not None and batches.kept]
+        for batches in kept:
+            batches.give_up()
+        return bool(kept)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device ran out of memory; not all have an error of its own for that."""
-    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+def _for_all(networks: int) -> str:
+    """Return for what there is too little memory where `networks` do not fit, and what to do."""
+    several = f"{networks} networks, the module they are mixed in" if networks > 1 else "a network"
+    return f"for {several} and a pass of {_FEW} examples; choose another `device`"

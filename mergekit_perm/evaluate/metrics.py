@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mergekit_perm.data import Split
 
 METRICS = ("loss", "error")
+
+# Logits of batches, float64, and their labels.
+Logits = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,21 @@ def measure_batches(
             logits of all examples are kept until then. One number fitted to n examples lowers
             their mean loss by about 1/(2n) nats more than that of others.
     """
-    losses, wrongs, kept = [], [], []
+    if best_temperature:
+        return measure_both(module, batches)[1]
+    return _passed(module, batches, kept=None)
+
+
+def measure_both(module: nn.Module, batches: Batches) -> tuple[Metrics, Metrics]:
+    """Return what `measure_batches` does without and with the best temperature, from one pass."""
+    kept: Logits = []
+    plain = _passed(module, batches, kept=kept)
+    return plain, replace(plain, loss=_lowest(kept) / plain.n)
+
+
+def _passed(module: nn.Module, batches: Batches, *, kept: Logits | None) -> Metrics:
+    """Return the metrics of one pass; logits and labels are put into `kept`, where it is given."""
+    losses, wrongs = [], []
     with evaluating(module):
         for x, y in batches:
             # Batches are made outside, so that no tensor a data set keeps is an inference tensor.
@@ -84,14 +101,14 @@ def measure_batches(
                 loss, wrong = _sums(logits, labels)
             losses.append(loss)
             wrongs.append(wrong)
-            if best_temperature:
+            if kept is not None:
                 kept.append((logits, labels))
     n = len(batches)
-    total = _lowest(kept) if kept else float(torch.stack(losses).sum())
-    return Metrics(loss=total / n, error=int(torch.stack(wrongs).sum()) / n, n=n)
+    total, errors = float(torch.stack(losses).sum()), int(torch.stack(wrongs).sum())
+    return Metrics(loss=total / n, error=errors / n, n=n)
 
 
-def _lowest(kept: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+def _lowest(kept: Logits) -> float:
     """Return the summed loss at the temperature where it is lowest."""
     with torch.inference_mode():
         logits, labels = (torch.cat(parts) for parts in zip(*kept, strict=True))
@@ -135,14 +152,14 @@ def _sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def checked_logits(
-    logits: torch.Tensor, labels: torch.Tensor, highest_label: int | None
+    logits: torch.Tensor, labels: torch.Tensor, highest_label: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits in float64 and labels beside them.
 
     Args:
         logits: what a network gives, wanted of shape (examples, classes).
         labels: of shape (examples,).
-        highest_label: of the split, where it is known.
+        highest_label: of the split, or of what has been read of it.
 
     Raises:
         EvaluationError: outputs that are no logits, or labels beyond them.
@@ -157,12 +174,11 @@ def checked_logits(
             f"the network gives {tuple(logits.shape)} for {len(labels)} examples, but logits of "
             "shape (examples, classes) are wanted"
         )
-    # Known beforehand, it keeps an accelerator from waiting for the CPU after every batch.
-    top = int(labels.max()) if highest_label is None else highest_label
-    if top >= logits.shape[1]:
+    # Not looked for among the labels themselves, so that the CPU need not wait for an accelerator.
+    if highest_label >= logits.shape[1]:
         raise EvaluationError(
-            f"label {top} occurs, but the network gives {logits.shape[1]} logits, for labels 0 to "
-            f"{logits.shape[1] - 1}; set num_classes to that of the data"
+            f"label {highest_label} occurs, but the network gives {logits.shape[1]} logits, for "
+            f"labels 0 to {logits.shape[1] - 1}; set num_classes to that of the data"
         )
     logits = in_float64(logits)
     return logits, labels.to(logits.device)

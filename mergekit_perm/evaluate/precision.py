@@ -19,12 +19,20 @@ bits; bfloat16 is autocast. Losses are summed in float64 in each of them."""
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     """Compute in `precision` on `device` for the block.
 
-    PyTorch lets CUDA's convolutions use TF32 unless it is told otherwise; here float32 is float32.
+    PyTorch lets CUDA's convolutions use TF32 unless it is told otherwise; here float32 is float32,
+    what autocast leaves in it too.
     """
-    if precision == "bfloat16":
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+    with multiplying(precision, device):
+        if precision == "bfloat16":
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                yield
+        else:
             yield
-        return
+
+
+@contextmanager
+def multiplying(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Let CUDA multiply float32 as `precision` says for the block: one setting for all threads."""
     if device.type != "cuda":
         yield
         return

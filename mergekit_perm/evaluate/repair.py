@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mergekit_perm.data.batches import Batches
+from mergekit_perm.data.batches import Batch, Batches
 from mergekit_perm.devices import in_float64
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.affine import Site, rescale, scaled
@@ -61,10 +61,13 @@ class Repair:
     A layer without bias cannot be shifted: it is scaled alone, and the norm behind it, which is a
     site as well, shifts. BatchNorm layers are estimated again in the same pass, and the layers that
     feed them are left as they are.
+
+    Attributes:
+        batches: of the training inputs.
     """
 
     def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+        self.batches: Batches | None = batches
         self._sites: tuple[Site, ...] = ()
         self._seen: list[dict[Site, Statistics]] | None = None
 
@@ -78,9 +81,8 @@ class Repair:
             return
         seen: list[dict[Site, Statistics]] = []
         for network in networks:
-            if not seen:
-                inputs, _ = next(iter(self._batches))
-                self._sites = find_sites(network, inputs[:_FEW])
+            if not seen and self.batches is not None:
+                self._sites = find_sites(network, self.batches.first(_FEW))
             seen.append(self._statistics(network))
         self._seen = seen
 
@@ -96,10 +98,14 @@ class Repair:
             re_estimating(module),
             _listening(module, corrections),
         ):
-            for x, _ in self._batches:
+            for x, _ in self._passed():
                 module(x)
         for correction in corrections.values():
             correction.write()
+
+    def _passed(self) -> Iterator[Batch]:
+        """Return the batches of one pass."""
+        return iter(self.batches or ())
 
     def _targets(self, weights: Sequence[float]) -> dict[Site, Statistics]:
         """Return the weighted means of the networks' means and of their standard deviations."""
@@ -122,7 +128,7 @@ class Repair:
     def _statistics(self, network: nn.Module) -> dict[Site, Statistics]:
         listeners = {site: _Listener() for site in self._sites}
         with evaluating(network), torch.no_grad(), _listening(network, listeners):
-            for x, _ in self._batches:
+            for x, _ in self._passed():
                 network(x)
         return {site: listener.statistics() for site, listener in listeners.items()}
 

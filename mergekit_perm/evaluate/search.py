@@ -37,8 +37,11 @@ def search_simplex(
     steps of half a cell of the grid; where none is higher, steps are halved. It ends before `count`
     where steps are a 64th of a cell, or where an excess is infinite already.
 
+    Devices of a team measure beside a point those that come next if it is not higher; what is found
+    does not depend on how many there are.
+
     Args:
-        engine: of the networks.
+        engine: of the networks, or a team of engines on several devices.
         measured: the points that are known, the networks themselves among them.
         grid: steps per edge of the grid that was measured.
         count: points at most.
@@ -51,23 +54,40 @@ def search_simplex(
         What was found, by the weights, in the order of the search.
     """
     found: dict[Weights, dict[str, Metrics]] = {}
+    ready = dict(known or {})
     everything = ChainMap(found, dict(measured))
     heights = {point: height(point, measured) for point in measured}
     for done in range(count):
         highest = max(heights.values())
         progress(task, done, count, f"highest excess {highest:.4f}")
-        point = next_point(heights, grid)
-        if point is None or math.isinf(highest):
+        ahead = _ahead(heights, grid, min(_at_once(engine), count - done))
+        if not ahead or math.isinf(highest):
             break
-        if known and point in known:
-            found[point] = known[point]
-        else:
-            found[point] = engine.measure(point)
-            if keep is not None:
-                keep(point, found[point])
+        point = ahead[0]
+        if point not in ready:
+            for one, metrics in engine.each([other for other in ahead if other not in ready]):
+                ready[one] = metrics
+                if keep is not None:
+                    keep(one, metrics)
+        found[point] = ready[point]
         heights[point] = height(point, everything)
     progress(task, count, count, f"highest excess {max(heights.values()):.4f}")
     return found
+
+
+def _at_once(engine: Engine | Team) -> int:
+    """Return how many points are measured at the same time."""
+    return len(engine.engines) if isinstance(engine, Team) else 1
+
+
+def _ahead(heights: Mapping[Weights, float], grid: int, count: int) -> list[Weights]:
+    """Return the next points, up to `count`, as if none of them was higher than those before."""
+    points: list[Weights] = []
+    known = dict(heights)
+    while len(points) < count and (point := next_point(known, grid)) is not None:
+        points.append(point)
+        known[point] = -math.inf
+    return points
 
 
 def next_point(heights: Mapping[Weights, float], grid: int) -> Weights | None:

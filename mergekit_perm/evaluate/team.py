@@ -25,6 +25,11 @@ class Team:
         """Return the metrics of one mix, measured on the first device."""
         return self.engines[0].measure(weights)
 
+    def beside(self, weights: Weights) -> dict[str, Metrics] | None:
+        """Return what `Engine.beside` does, of the device that has measured the mix."""
+        found = (engine.beside(weights) for engine in self.engines)
+        return next((metrics for metrics in found if metrics is not None), None)
+
     def each(self, points: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Metrics]]]:
         """Yield every point with its metrics, as devices are done with them."""
         free: SimpleQueue[Engine] = SimpleQueue()
@@ -39,8 +44,8 @@ class Team:
                 free.put(engine)
 
         first = self.engines[0]
-        # Which arithmetic CUDA may use is one setting for all threads: none may put it back early.
-        with first.arithmetic(), ThreadPoolExecutor(len(self.engines)) as pool:
+        # How CUDA multiplies is one setting for all threads: none may put it back early.
+        with first.multiplying(), ThreadPoolExecutor(len(self.engines)) as pool:
             waiting = [pool.submit(measured, point) for point in points]
             try:
                 for done in as_completed(waiting):

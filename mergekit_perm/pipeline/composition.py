@@ -25,7 +25,7 @@ from mergekit_perm.pipeline.keys import (
     networks_key,
     permutations_key,
 )
-from mergekit_perm.pipeline.pair_barriers import pair_barriers
+from mergekit_perm.pipeline.pair_barriers import Place, pair_barriers
 from mergekit_perm.pipeline.stage import Stage
 from mergekit_perm.pipeline.workshop import Result, Workshop, network_file, permutation_file
 from mergekit_perm.spec.models import CompositionSpec
@@ -146,13 +146,13 @@ def _measure(
     for done, route in enumerate(chosen):
         shop.progress(task, done, len(chosen))
         if route not in known:
-            known[route] = _measured(route, calibration, shop)
+            known[route] = _measured(route, name, key, calibration, shop)
             shop.folder.keep_point(name, key, known[route])
     shop.progress(task, len(chosen), len(chosen))
     return {"routes": [known[route] for route in chosen]}
 
 
-def _measured(route: Networks, calibration: str, shop: Workshop) -> Result:
+def _measured(route: Networks, name: str, key: str, calibration: str, shop: Workshop) -> Result:
     settings = _settings(shop.inputs)
     points = settings.points if settings else 2
     steps = [_alignment(f"{one}+{other}", shop) for one, other in itertools.pairwise(route)]
@@ -165,7 +165,7 @@ def _measured(route: Networks, calibration: str, shop: Workshop) -> Result:
         moved = [dict(alignment.apply(s)) for alignment, s in zip(own, (first, last), strict=True)]
         ends["aligned"] = dict(zip(("first", "last"), moved, strict=True))
     heights = {
-        kind: pair_barriers((route, kind, calibration), pair, points, calibration, shop)
+        kind: pair_barriers(Place(name, key, (route, kind)), pair, points, calibration, shop)
         for kind, pair in ends.items()
     }
     fixed = composed.fixed if is_cycle else None

@@ -20,7 +20,7 @@ from mergekit_perm.alignment import Alignment
 from mergekit_perm.pipeline.aligning import match, permutation_spec
 from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
 from mergekit_perm.pipeline.keys import evaluation_key, matching_key, networks_key
-from mergekit_perm.pipeline.pair_barriers import Heights, pair_barriers
+from mergekit_perm.pipeline.pair_barriers import Place, pair_barriers
 from mergekit_perm.pipeline.stage import Stage
 from mergekit_perm.pipeline.workshop import Result, Workshop, network_file
 from mergekit_perm.spec.run_spec import JOINT
@@ -39,8 +39,8 @@ def control_stages(inputs: Inputs) -> Iterator[Stage]:
             which = digest(which, matching_key(inputs, _planted(inputs), _planted(inputs)))
         name, title = _name(kind, calibration), f"evaluating {_LABELS[kind]}"
         title += "" if calibration == "none" else f", {calibration}"
-        work = partial(_WORK[kind], calibration)
-        yield Stage(name, title, evaluation_key(inputs, which, calibration, ()), (), work)
+        key = evaluation_key(inputs, which, calibration, ())
+        yield Stage(name, title, key, (), partial(_WORK[kind], name, key, calibration))
 
 
 def controls(inputs: Inputs, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def _planted(inputs: Inputs) -> str:
 # ----------------------------------------------------------------------------------------- work
 
 
-def _random(calibration: str, shop: Workshop) -> Result:
+def _random(name: str, key: str, calibration: str, shop: Workshop) -> Result:
     """Measure all pairs, the second of each permuted at random."""
     pairs = shop.inputs.spec.pairs
     found = []
@@ -96,21 +96,23 @@ def _random(calibration: str, shop: Workshop) -> Result:
         shop.progress(f"evaluating {_LABELS[RANDOM]}", done, len(pairs))
         moved = _at_random(other, done, shop).apply(shop.read(network_file(other)))
         pair = {one: shop.read(network_file(one)), other: dict(moved)}
-        found.append(_measured((one, other), pair, RANDOM, calibration, None, shop))
+        place = Place(name, key, (one, other))
+        found.append(_measured(place, pair, calibration, None, shop))
     shop.progress(f"evaluating {_LABELS[RANDOM]}", len(pairs), len(pairs))
     return {"pairs": found}
 
 
-def _plant(calibration: str, shop: Workshop) -> Result:
+def _plant(name: str, key: str, calibration: str, shop: Workshop) -> Result:
     """Align a permuted copy of a network to it, and measure what is between them."""
-    name, copy = _planted(shop.inputs), "copy"
-    network = shop.read(network_file(name))
-    planted = _at_random(name, 0, shop)
-    pair = {name: network, copy: dict(planted.apply(network))}
-    aligned = match(pair, name, shop)
+    own, copy = _planted(shop.inputs), "copy"
+    network = shop.read(network_file(own))
+    planted = _at_random(own, 0, shop)
+    pair = {own: network, copy: dict(planted.apply(network))}
+    aligned = match(pair, own, shop)
     back = planted @ Alignment(aligned.permutations[copy], permutation_spec(shop))
     pair[copy] = aligned.states[copy]
-    return {"pairs": [_measured((name,), pair, PLANTED, calibration, back.fixed, shop)]}
+    place = Place(name, key, (own,))
+    return {"pairs": [_measured(place, pair, calibration, back.fixed, shop)]}
 
 
 _WORK = {RANDOM: _random, PLANTED: _plant}
@@ -122,13 +124,11 @@ def _at_random(name: str, seed: int, shop: Workshop) -> Alignment:
 
 
 def _measured(
-    names: tuple[str, ...],
+    place: Place,
     pair: dict[str, dict[str, torch.Tensor]],
-    kind: str,
     calibration: str,
     found: float | None,
     shop: Workshop,
 ) -> Result:
-    which = (kind, names, calibration)
-    heights: Heights = pair_barriers(which, pair, _points(shop.inputs), calibration, shop)
-    return {"networks": list(names), "barriers": heights, "found": found}
+    heights = pair_barriers(place, pair, _points(shop.inputs), calibration, shop)
+    return {"networks": list(place.which), "barriers": heights, "found": found}

@@ -12,7 +12,7 @@ from mergekit_perm.pipeline.keys import Weights
 from mergekit_perm.progress import Progress
 from mergekit_perm.report.sparkline import ASCII, BLOCKS, marks_for, sparkline
 
-Measured = Mapping[Weights, dict[str, evaluate.Metrics]]
+Measured = Mapping[Weights, Mapping[str, evaluate.Metrics]]
 
 # How many marks a curve has, and what stands where nothing is measured yet.
 _WIDTH = 11
@@ -41,7 +41,7 @@ class FormingCurve:
         for point, metrics in known.items():
             self.add(point, metrics)
 
-    def add(self, point: Weights, metrics: dict[str, evaluate.Metrics]) -> None:
+    def add(self, point: Weights, metrics: Mapping[str, evaluate.Metrics]) -> None:
         """Take note of a point that has been measured."""
         self._heights[point] = evaluate.height(point, {point: metrics, **self._ends})
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.derive import is_proven
+from mergekit_perm.evaluate import other_temperature
 from mergekit_perm.pipeline import (
     aligning,
     card,
@@ -305,8 +306,13 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
                 name = stages.evaluation_name(alignment, calibration, label)
                 family = family_key(inputs, alignment)
                 key = evaluation_key(inputs, family, calibration, points)
+                other = other_temperature(calibration)
+                beside = None
+                if other in calibrations(inputs):
+                    there = stages.evaluation_name(alignment, other, label)
+                    beside = there, evaluation_key(inputs, family, other, points)
                 work = partial(
-                    stages.measure_points, name, key, alignment, calibration, points, task
+                    stages.measure_points, name, key, alignment, calibration, points, task, beside
                 )
                 title = f"{task}: {len(points)} point{'s' * (len(points) > 1)}"
                 yield Stage(name, title, key, (), work)

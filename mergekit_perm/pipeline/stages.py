@@ -20,9 +20,13 @@ from mergekit_perm.pipeline.workshop import (
     checkpoint_file,
     network_file,
 )
+from mergekit_perm.progress import Progress
 from mergekit_perm.spec.merge_models import MergeSpec
 
 Weights = tuple[float, ...]
+
+# Name and content key of another stage, if there is one.
+Beside = tuple[str, str] | None
 
 
 def train_network(name: str, keys: Mapping[int, str], shop: Workshop) -> Result:
@@ -108,13 +112,32 @@ def measure_points(
     calibration: str,
     weights: Sequence[Weights],
     task: str,
+    beside: Beside,
     shop: Workshop,
 ) -> Result:
-    """Measure mixtures of the family at `weights` (one number per network)."""
+    """Measure mixtures of the family at `weights` (one number per network).
+
+    Args:
+        name: of the stage.
+        key: its content key.
+        alignment: of the family.
+        calibration: of mixtures.
+        weights: one tuple per mixture.
+        task: what to call this in progress.
+        beside: name and key of the stage that measures the same mixtures with the temperature, or
+            without it, if there is one: what it needs is measured in the same passes.
+        shop: where to work.
+    """
+    known = read_points(shop.folder.kept_points(name, key))
+    if known.keys() >= set(weights):
+        shop.progress(task, len(weights), len(weights))
+        return {"points": [plain_point(point, known[point]) for point in weights]}
     networks = shop.results.get(evaluation_name(alignment, calibration, "networks"), {})
     ends = read_points(networks.get("points", []))
-    engine = shop.engine(alignment, calibration)
-    return measure_kept(name, key, engine, weights, task, shop, ends)
+    if beside is not None and shop.folder.result(*beside) is not None:
+        beside = None
+    engine = shop.engine(alignment, calibration, both=beside is not None)
+    return measure_kept(name, key, engine, weights, task, shop, ends, beside=beside)
 
 
 def measure_kept(
@@ -125,17 +148,23 @@ def measure_kept(
     task: str,
     shop: Workshop,
     ends: Mapping[Weights, dict[str, evaluate.Metrics]] | None = None,
+    *,
+    beside: Beside = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Measure mixtures of the networks of `engine` at `weights`; `ends` are known already.
 
-    Every point is kept as soon as it is measured, so that a run that is killed goes on from there.
+    Every point is kept as soon as it is measured, so that a run that is killed goes on from there;
+    what was measured beside it is kept for the stage that it belongs to.
     """
     known = read_points(shop.folder.kept_points(name, key))
     curve = FormingCurve(weights, ends or {}, known)
 
-    def keep(point: Weights, found: dict[str, evaluate.Metrics]) -> None:
+    def keep(point: Weights, found: Mapping[str, evaluate.Metrics]) -> None:
         shop.folder.keep_point(name, key, plain_point(point, found))
         curve.add(point, found)
+        if beside is not None and (other := engine.beside(point)):
+            shop.folder.keep_point(*beside, plain_point(point, other))
 
     measured = evaluate.measure_points(
         engine,
@@ -143,7 +172,7 @@ def measure_kept(
         known=known,
         ends=ends,
         keep=keep,
-        progress=curve.shown(shop.progress),
+        progress=curve.shown(progress or shop.progress),
         task=task,
     )
     return {"points": [plain_point(*each) for each in zip(weights, measured, strict=True)]}

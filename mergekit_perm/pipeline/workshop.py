@@ -41,6 +41,7 @@ class Workshop:
     results: Mapping[str, Result] = field(default_factory=dict)
     _module: nn.Module | None = None
     _engine: tuple[Hashable, Engine] | None = None
+    _rooms: dict[torch.device, evaluate.Room] = field(default_factory=dict)
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -116,13 +117,18 @@ class Workshop:
         spec = self.inputs.spec
         return {name: self.read(checkpoint_file(spec, name, step)) for name in spec.networks}
 
-    def engine(self, alignment: str, calibration: str) -> Engine:
+    def engine(self, alignment: str, calibration: str, *, both: bool = False) -> Engine:
         """Return what measures mixtures of the family; the last one asked for is kept."""
-        which = alignment, calibration
-        return self.engine_for(which, partial(self.family, alignment), calibration)
+        which = alignment, calibration, both
+        return self.engine_for(which, partial(self.family, alignment), calibration, both=both)
 
     def engine_for(
-        self, which: Hashable, family: Callable[[], Mapping[str, State]], calibration: str
+        self,
+        which: Hashable,
+        family: Callable[[], Mapping[str, State]],
+        calibration: str,
+        *,
+        both: bool = False,
     ) -> Engine:
         """Return what measures mixtures of a family; the last one asked for is kept.
 
@@ -130,18 +136,20 @@ class Workshop:
             which: tells the family and calibration from others.
             family: makes it.
             calibration: of mixtures.
+            both: whether to measure beside it what adds or leaves out the temperature.
         """
         if self._engine is None or self._engine[0] != which:
             self._engine = None  # its memory is for the next one
-            self._engine = which, self._new_engine(list(family().values()), calibration)
+            states = list(family().values())
+            self._engine = which, self._new_engine(states, calibration, both=both)
         return self._engine[1]
 
     def engine_of(self, state: State, calibration: str) -> Engine:
         """Return what measures one network."""
         self._engine = None
-        return self._new_engine([state], calibration)
+        return self._new_engine([state], calibration, both=False)
 
-    def _new_engine(self, states: Sequence[State], calibration: str) -> Engine:
+    def _new_engine(self, states: Sequence[State], calibration: str, *, both: bool) -> Engine:
         """Return what measures mixtures of `states` on the splits of the spec."""
         inputs = self.inputs
         if inputs.data is None or inputs.spec.evaluate is None:
@@ -159,6 +167,8 @@ class Workshop:
                 batch_size=None if batch_size == "auto" else batch_size,
                 precision=inputs.spec.evaluate.precision,
                 in_place=place == 0,
+                both=both,
+                room=self._rooms.setdefault(device, evaluate.Room()),
             )
             for place, device in reversed(list(enumerate(inputs.devices)))
         ]

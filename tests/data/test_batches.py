@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset, TensorDataset
 
 from mergekit_perm.data import Split
+from mergekit_perm.data import batches as batches_of
 from mergekit_perm.data.batches import Batches
 
 # Tensors without memory stand in for an accelerator's.
@@ -55,6 +60,60 @@ def test_images_are_made_ready_in_the_layout_that_is_wanted() -> None:
         )
         assert all(x.is_contiguous(memory_format=torch.channels_last) for x, _ in batches)
     assert images.is_contiguous()
+
+
+class Copies(TorchDispatchMode):
+    """Takes note of what is copied into tensors that are there: shapes and strides of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, op: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if op is torch.ops.aten.copy_.default:
+            target, source = args[:2]
+            self.seen.append((target.shape, target.stride(), source.shape, source.stride()))
+        return op(*args, **(kwargs or {}))
+
+
+def test_the_cpu_changes_the_layout_of_what_a_device_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches_of, "_PART", 100)
+    split = Split("train", TensorDataset(torch.randn(5, 3, 4, 4), torch.arange(5)))
+    with Copies() as copies:
+        Batches(split, device=ELSEWHERE, batch_size=5, layout=torch.channels_last)
+    assert [target[0] for target, *_ in copies.seen] == [2, 2, 1]
+    for target, strides, source, others in copies.seen:
+        assert (target, strides) == (source, others)
+
+
+def test_the_highest_label_is_known_with_the_batch_that_has_it() -> None:
+    read = Batches(Split("train", Lazy()), device=ELSEWHERE, batch_size=2)
+    assert read.highest_label == -1
+    assert [read.highest_label for _ in read] == [1, 3, 4]
+    split = Split("train", TensorDataset(torch.zeros(3, 2), torch.tensor([2, 7, 1])))
+    assert Batches(split, device=ELSEWHERE, batch_size=2).highest_label == 7
+
+
+def test_the_first_examples() -> None:
+    for dataset in (
+        Lazy(),
+        TensorDataset(torch.arange(5.0)[:, None].expand(5, 2), torch.arange(5)),
+    ):
+        batches = Batches(Split("train", dataset), device=torch.device("cpu"), batch_size=2)
+        assert batches.first(3).tolist() == [[0, 0], [1, 1], [2, 2]]
+        assert len(batches.first(9)) == 5
+
+
+def test_what_is_given_up_is_read_batch_by_batch() -> None:
+    split = Split("train", TensorDataset(torch.arange(7.0), torch.arange(7)))
+    batches = Batches(split, device=torch.device("cpu"), batch_size=3)
+    before = [x.tolist() for x, _ in batches]
+    assert batches.kept
+    batches.give_up()
+    assert not batches.kept and not batches.resized(2).kept
+    assert [x.tolist() for x, _ in batches] == before
 
 
 class LazyImages(Lazy):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from mergekit_perm.data import InMemory, Split
+from mergekit_perm.data import InMemory, Split, splits
 from mergekit_perm.errors import DataError
 
 torch.set_num_threads(1)
@@ -159,3 +159,38 @@ def test_cuda_is_fed_from_pinned_memory_by_several_processes(
     monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
     assert list(Split("train", Squares(), workers=workers).batches(2, device=device)) == []
     assert (asked["num_workers"], asked["pin_memory"]) == (processes, pinned)
+
+
+@pytest.mark.parametrize(("order", "processes"), [(None, 4), (torch.arange(2), 0)])
+def test_a_single_batch_starts_no_processes(
+    monkeypatch: pytest.MonkeyPatch, order: torch.Tensor | None, processes: int
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def loader(_dataset: Any, _batch_size: int, **options: Any) -> list[Any]:
+        asked.update(options)
+        return []
+
+    monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
+    assert list(Split("train", Squares(), workers=8).batches(3, order=order)) == []
+    assert asked["num_workers"] == processes
+
+
+@pytest.mark.parametrize("order", [None, torch.tensor([3, 1, 2])])
+def test_what_is_in_memory_is_sent_to_cuda_from_pinned_memory(
+    monkeypatch: pytest.MonkeyPatch, order: torch.Tensor | None
+) -> None:
+    pinned: list[int] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(len(tensor))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    split = Split("train", in_memory())
+    plain = list(split.batches(2, order=order))
+    assert not pinned
+    monkeypatch.setattr(splits, "_is_cuda", lambda _device: True)
+    for (x, y), (wanted, label) in zip(split.batches(2, order=order), plain, strict=True):
+        assert torch.equal(x, wanted) and torch.equal(y, label)
+    assert pinned == [len(y) for _, y in plain for _ in range(2)]

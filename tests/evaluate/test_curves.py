@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
-from mergekit_perm.data import Data
+from mergekit_perm import networks
+from mergekit_perm.data import Data, Split
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate import Barrier, barrier, edge, evaluate_points, mix, simplex_grid
+from mergekit_perm.evaluate import (
+    Barrier,
+    Engine,
+    barrier,
+    edge,
+    evaluate_points,
+    mix,
+    other_temperature,
+    simplex_grid,
+)
 from mergekit_perm.evaluate import measure as measure_one
 from mergekit_perm.weighted import State
 
@@ -330,3 +341,36 @@ def test_progress_says_how_high_the_loss_has_been(product, data: Data) -> None:
     assert notes[0] == notes[1] == "highest excess 0.0000"
     assert notes[2] == notes[-1] == f"highest excess {highest:.4f}"
     assert highest > 0.1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("layers", ["none", "repair"])
+@pytest.mark.parametrize("search", [0, 3])
+def test_the_temperature_takes_no_passes_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, order: int, layers: str, search: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(40, 4, generator=generator)
+    split = Split("train", TensorDataset(inputs, torch.arange(40) % 3))
+    options = {"in_features": 4, "hidden": [6], "num_classes": 3}
+    modules = {name: networks.build("mlp", options, seed=seed) for seed, name in enumerate("ab")}
+    states = {name: module.state_dict() for name, module in modules.items()}
+    both = [layers, other_temperature(layers)][::order]
+    seen: list[Any] = []
+    measure = Engine.measure
+
+    def count(engine: Engine, weights: Any) -> Any:
+        seen.append(weights)
+        return measure(engine, weights)
+
+    def run(calibration: Any) -> tuple[Barrier, ...]:
+        return barrier(
+            states, modules["a"], Data("d", {"train": split}, 3, (4,), ""), points=5, simplex=2,
+            search=search, calibration=calibration, device="cpu",
+        )  # fmt: skip
+
+    apart = [found for calibration in both for found in run(calibration)]
+    monkeypatch.setattr(Engine, "measure", count)
+    together = run(both)
+    assert sorted(map(repr, together)) == sorted(map(repr, apart))
+    assert len(seen) == 5 + 2 * search

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -13,7 +15,18 @@ from mergekit_perm import networks
 from mergekit_perm.data import Split
 from mergekit_perm.data.batches import Batches
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate import Engine, Metrics, calibrate, edge, engine, measure, mix
+from mergekit_perm.evaluate import (
+    Engine,
+    Metrics,
+    Mixer,
+    Room,
+    calibrate,
+    edge,
+    engine,
+    measure,
+    memory,
+    mix,
+)
 from mergekit_perm.weighted import State
 
 torch.set_num_threads(1)
@@ -155,26 +168,186 @@ def test_memory_that_holds_no_example_is_an_error(
         Engine(module, states, splits, device=CPU).measure((0.5, 0.5))
 
 
-def test_memory_that_runs_out_in_calibration_says_what_to_do(
+def test_the_next_engine_begins_with_what_fitted(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room = Room()
+    assert Engine(module, states, splits, device=CPU, room=room).batch_size == 90
+    given = scarce(monkeypatch, 20, torch.OutOfMemoryError("out of memory"))
+    for _ in range(2):
+        ready = Engine(module, states, splits, device=CPU, batch_size=32, room=room)
+        ready.measure((0.5, 0.5))
+    assert (room.most, given) == (16, [32, 16, 16, 16, 16])
+
+
+def test_data_on_the_device_are_given_up_before_it_takes_few_examples_at_a_time(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = Engine(module, states, splits, device=CPU, batch_size=64).measure((0.5, 0.5))
+    plain = engine.measure_batches
+    given: list[tuple[int, bool]] = []
+
+    def measured(module: nn.Module, batches: Batches, **options: Any) -> Metrics:
+        given.append((batches.batch_size, batches.kept))
+        if batches.kept:
+            raise torch.OutOfMemoryError("out of memory")
+        return plain(module, batches, **options)
+
+    monkeypatch.setattr(engine, "measure_batches", measured)
+    ready = Engine(module, states, splits, device=CPU, batch_size=64)
+    assert ready.measure((0.5, 0.5)) == expected
+    assert given == [(64, True), (32, True), (16, True), (64, False), (64, False)]
+    assert ready.batch_size == 64
+
+
+class Greedy(nn.Module):
+    """Takes all memory where it is given more than `most` examples to calibrate with."""
+
+    def __init__(self, inner: nn.Module, most: int) -> None:
+        super().__init__()
+        self.inner, self.most = inner, most
+        self.given: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if any(layer.training for layer in self.inner.modules()):
+            self.given.append(len(x))
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError("out of memory")
+        return self.inner(x)
+
+
+def greedy(module: nn.Module, states: list[State], most: int) -> tuple[Greedy, list[State]]:
+    named = [{f"inner.{name}": tensor for name, tensor in state.items()} for state in states]
+    return Greedy(module, most), named
+
+
+@pytest.mark.parametrize("calibration", ["batch_norm", "repair"])
+def test_memory_that_runs_out_in_calibration_takes_fewer_examples_and_says_so_once(
+    module: nn.Module, states: list[State], splits: dict[str, Split], calibration: str
+) -> None:
+    options: dict[str, Any] = {"train_split": splits["train"], "calibration": calibration}
+    small = Engine(module, states, splits, device=CPU, batch_size=32, **options)
+    hungry, named = greedy(module, states, 40)
+    ready = Engine(hungry, named, splits, device=CPU, batch_size=64, in_place=True, **options)
+
+    with pytest.warns(UserWarning, match="cpu has too little memory to calibrate on 64 .* are 32"):
+        found = ready.measure((0.5, 0.5))
+
+    # Data were given up first, which did not help.
+    given = [size for size in hungry.given if size > 2]  # 2 tell what suits a network
+    assert given[:3] == [64, 64, 32]
+    for name, metrics in small.measure((0.5, 0.5)).items():
+        assert found[name].loss == pytest.approx(metrics.loss, rel=1e-5)
+    ready.measure((0.2, 0.8))
+    assert max(given[2:]) == max(hungry.given[-3:]) == 32
+
+
+def test_memory_that_holds_no_examples_to_calibrate_with_is_an_error_that_says_what_to_do(
     module: nn.Module, states: list[State], splits: dict[str, Split]
 ) -> None:
-    class Hungry(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: torch.Tensor) -> Any:
-            if any(layer.training for layer in self.inner.modules()):
-                raise torch.OutOfMemoryError("out of memory")
-            return self.inner(x)
-
-    states = [{f"inner.{name}": tensor for name, tensor in state.items()} for state in states]
+    hungry, named = greedy(module, states, 0)
     ready = Engine(
-        Hungry(module), states, splits, train_split=splits["train"], calibration="batch_norm",
-        device=CPU,
+        hungry, named, splits, train_split=splits["train"], calibration="batch_norm", device=CPU,
+        batch_size=4,
     )  # fmt: skip
-    with pytest.raises(EvaluationError, match="to calibrate; make `batch_size` smaller"):
+    with (
+        pytest.warns(UserWarning, match="on 4 examples at a time: from here on there are 2"),
+        pytest.raises(EvaluationError, match=r"cpu has .* even on 2 examples .* another `device`"),
+    ):
         ready.measure((0.5, 0.5))
+
+
+def test_a_network_is_calibrated_for_good_with_fewer_examples_as_well(
+    module: nn.Module, states: list[State], splits: dict[str, Split]
+) -> None:
+    hungry, _ = greedy(module, states, 40)
+    with pytest.warns(UserWarning, match="to calibrate on 64 examples"):
+        calibrate(hungry, "batch_norm", splits["train"], batch_size=64)
+    found = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    calibrate(module, "batch_norm", splits["train"], batch_size=32)
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(found[name], tensor)
+
+
+def test_data_to_calibrate_with_that_do_not_fit_are_read_batch_by_batch(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options: dict[str, Any] = {"train_split": splits["train"], "calibration": "batch_norm"}
+    test = {"test": splits["test"]}
+    expected = Engine(module, states, test, device=CPU, **options).measure((0.5, 0.5))
+    kept = Split.tensors
+
+    def scarce_device(split: Split) -> Any:
+        if split.name == "train":
+            raise torch.OutOfMemoryError("out of memory")
+        return kept(split)
+
+    monkeypatch.setattr(Split, "tensors", scarce_device)
+    found = Engine(module, states, test, device=CPU, **options).measure((0.5, 0.5))
+    assert found["test"].loss == pytest.approx(expected["test"].loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("step", ["__init__", "set", "arrange"])
+def test_networks_that_do_not_fit_are_an_error_that_says_what_to_do(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Mixer, step, fail)
+    with pytest.raises(
+        EvaluationError, match=r"cpu has too little memory for 2 networks.* another"
+    ):
+        Engine(module, states, splits, device=CPU)
+
+
+def test_a_mix_that_does_not_fit_is_an_error(
+    module: nn.Module,
+    states: list[State],
+    splits: dict[str, Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ready = Engine(module, states, splits, device=CPU)
+
+    def fail(*_args: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Mixer, "set", fail)
+    with pytest.raises(EvaluationError, match="cpu has too little memory to mix networks"):
+        ready.measure((0.5, 0.5))
+
+
+def test_memory_is_given_back_when_nothing_holds_it_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    freed: list[bool] = []
+
+    def work() -> None:
+        tensor = torch.zeros(3)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("out of memory")
+
+    def empty() -> None:
+        freed.append(held[0]() is None and sys.exc_info() == (None, None, None))
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    found = memory.attempt(work, torch.device("cuda"))
+    assert isinstance(found, torch.OutOfMemoryError)
+    assert freed == [True]
 
 
 def test_other_errors_are_not_taken_for_that(

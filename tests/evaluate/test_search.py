@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +14,14 @@ from torch.utils.data import TensorDataset
 
 from mergekit_perm.data import Data, Split
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate import Metrics, barrier, search_simplex, simplex_grid, simplex_samples
+from mergekit_perm.evaluate import (
+    Metrics,
+    Team,
+    barrier,
+    search_simplex,
+    simplex_grid,
+    simplex_samples,
+)
 from mergekit_perm.evaluate.search import next_point
 
 torch.set_num_threads(1)
@@ -30,6 +39,11 @@ class Hill:
         away = sum((w - t) ** 2 for w, t in zip(weights, self.top, strict=True))
         loss = 0.0 if max(weights) == 1.0 else math.exp(-20 * away)
         return {"train": Metrics(loss, 0.0, 1), "test": Metrics(0.0, 0.0, 1)}
+
+    def each(self, points: Sequence[Any]) -> Iterator[tuple[Any, dict[str, Metrics]]]:
+        return ((point, self.measure(point)) for point in points)
+
+    multiplying = staticmethod(nullcontext)
 
 
 @pytest.mark.parametrize("top", [(0.21, 0.34, 0.45), (0.07, 0.46, 0.47), (0.5, 0.5, 0.0)])
@@ -58,6 +72,25 @@ def test_a_search_that_was_cut_off_goes_on_the_same_way() -> None:
     known = dict(list(found.items())[:8])
     assert search_simplex(rest, measured, grid=4, count=20, known=known) == found
     assert len(rest.measured) == len(found) - 8
+
+
+@pytest.mark.parametrize("count", [7, 60])
+def test_several_devices_find_what_one_does(count: int) -> None:
+    one: Any = Hill((0.21, 0.34, 0.45))
+    measured = {point: one.measure(point) for point in simplex_grid(3, 4)}
+    found = search_simplex(one, measured, grid=4, count=count)
+    several: list[Any] = [Hill(one.top) for _ in range(3)]
+    kept: dict[Any, Any] = {}
+    options: dict[str, Any] = {"grid": 4, "count": count}
+    team = Team(several)
+    assert search_simplex(team, measured, keep=kept.__setitem__, **options) == found
+    points = [point for hill in several for point in hill.measured]
+    assert len(points) == len(set(points)) == len(kept)
+    assert kept.items() >= found.items()
+    # A search that was cut off takes what was measured ahead.
+    rest: Any = Hill(one.top)
+    assert search_simplex(rest, measured, known=kept, **options) == found
+    assert rest.measured == []
 
 
 def test_it_ends_where_steps_are_finest_or_the_barrier_is_infinite() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from mergekit_perm import networks
 from mergekit_perm.data import Split
 from mergekit_perm.evaluate import Engine, Metrics, Team, edge, measure_points
+from mergekit_perm.evaluate.precision import Precision, arithmetic, multiplying
 
 torch.set_num_threads(1)
 
@@ -42,7 +43,7 @@ def test_a_team_gives_what_one_engine_does() -> None:
 class Slow:
     """Stands for an engine on a device, and waits until another one is at work."""
 
-    arithmetic = staticmethod(nullcontext)
+    multiplying = staticmethod(nullcontext)
 
     def __init__(self, barrier: threading.Barrier) -> None:
         self.barrier, self.measured = barrier, 0
@@ -61,10 +62,46 @@ def test_devices_work_at_the_same_time() -> None:
     assert [engine.measured for engine in slow] == [3, 3]
 
 
+@pytest.mark.parametrize(("precision", "allowed"), [("bfloat16", False), ("tf32", True)])
+def test_no_thread_puts_back_how_cuda_multiplies_while_others_work(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision, allowed: bool
+) -> None:
+    cuda = torch.device("cuda")
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    monkeypatch.setattr(torch, "autocast", lambda *_args, **_options: nullcontext())
+    before = [backend.allow_tf32 for backend in backends]
+    seen: list[bool] = []
+    meeting = threading.Barrier(2)
+
+    class InTurn:
+        """Works within settings of its own, as engines do, and sees them after the other has."""
+
+        def multiplying(self) -> AbstractContextManager[None]:
+            return multiplying(precision, cuda)
+
+        def measure(self, _weights: Any) -> dict[str, Metrics]:
+            with arithmetic(precision, cuda):
+                meeting.wait(timeout=20)
+            meeting.wait(timeout=20)
+            seen.extend(backend.allow_tf32 for backend in backends)
+            return {}
+
+    workers: list[Any] = [InTurn(), InTurn()]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = not allowed
+        assert len(list(Team(workers).each(edge(4)))) == 4
+        assert [backend.allow_tf32 for backend in backends] == [not allowed] * 2
+    finally:
+        for backend, was in zip(backends, before, strict=True):
+            backend.allow_tf32 = was
+    assert len(seen) == 8 and set(seen) == {allowed}
+
+
 class Broken:
     """An engine whose device is lost."""
 
-    arithmetic = staticmethod(nullcontext)
+    multiplying = staticmethod(nullcontext)
     measured = 0
 
     def measure(self, _weights: Any) -> dict[str, Metrics]:

@@ -185,6 +185,39 @@ def test_batch_norm_is_re_estimated_at_every_point_and_end(small: Small) -> None
     assert report.merged["mean"].calibration.keys() == {"none", "batch_norm"}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_temperature_takes_no_passes_of_its_own(
+    small: Small, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    given = ("merge=[]", "evaluate.pairs=[[a, b]]", "evaluate.simplex=null")
+    calibrations = ["repair", "repair+temperature"][::order]
+    apart = [
+        barrier
+        for name in calibrations
+        for barrier in pipeline.run(
+            small(*given, f"evaluate.calibration=[{name}]"), out=f"out/{name}"
+        ).barriers
+    ]
+    seen: list[Any] = []
+    measure = evaluate.Engine.measure
+
+    def count(engine: evaluate.Engine, weights: Any) -> Any:
+        seen.append(weights)
+        return measure(engine, weights)
+
+    monkeypatch.setattr(evaluate.Engine, "measure", count)
+    together = pipeline.run(small(*given, f"evaluate.calibration=[{', '.join(calibrations)}]"))
+    assert sorted(map(repr, together.barriers)) == sorted(map(repr, apart))
+    assert len(seen) == 2 * (3 + 3)
+    assert not list(Path("out/small").glob(".stages/*.points.jsonl"))
+    # What is finished is not kept once more.
+    Path("out/small/.stages/evaluate+naive+repair+a+b.json").unlink()
+    again = pipeline.run(small(*given, f"evaluate.calibration=[{', '.join(calibrations)}]"))
+    assert again.barriers == together.barriers
+    assert len(seen) == 2 * (3 + 3) + 3
+    assert not list(Path("out/small").glob(".stages/*.points.jsonl"))
+
+
 def test_a_calibration_that_changes_nothing_is_not_measured_twice(small: Small) -> None:
     gate = "{barrier: pair, metric: loss, split: test, at_most: 9, calibration: batch_norm}"
     report = pipeline.run(small("evaluate.calibration=[none, batch_norm]", f"gates=[{gate}]"))

@@ -1,0 +1,68 @@
+"""Devices that run out of memory: how that is noticed, and what is freed before going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from mergekit_perm.errors import EvaluationError
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class Room:
+    """What a device has had memory for, so that the next engine there need not find out again.
+
+    Attributes:
+        most: examples at a time; None where memory has sufficed so far.
+    """
+
+    most: int | None = None
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device ran out of memory; not all have an error of its own for that."""
+    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def attempt(work: Callable[[], Result], device: torch.device) -> Result | RuntimeError:
+    """Return what `work` gives, or the error that `device` ran out of memory with.
+
+    The error has no traceback, which would hold on to all tensors that `work` has made: their
+    memory is there again.
+    """
+    try:
+        return work()
+    except RuntimeError as caught:
+        if not out_of_memory(caught):
+            raise
+        error = caught.with_traceback(None)
+    _free(device)
+    return error
+
+
+@contextmanager
+def explaining(device: torch.device, what: str) -> Iterator[None]:
+    """Say for what, and what to do about it, where `device` runs out of memory in the block.
+
+    Raises:
+        EvaluationError: it does.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise EvaluationError(f"{device} has too little memory {what}") from error
+
+
+def _free(device: torch.device) -> None:
+    """Give back what PyTorch holds without using it: pieces of it may be too small."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
