@@ -20,6 +20,17 @@ _CURVE = 260
 BELOW = alt.Legend(orient="bottom", columns=3, symbolOpacity=1)
 """A legend below a figure, in full colours where marks such as bands are pale."""
 
+# The same for words that are too long to be side by side in a narrow window.
+_LIST = alt.Legend(orient="bottom", columns=1, symbolOpacity=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values of a figure as a table, for who cannot see it: titles of columns, and lines."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -31,6 +42,7 @@ class Figure:
         case: of which split, metric and calibration, "" where it is of none.
         caption: what is shown, and in which unit.
         chart: how it is drawn.
+        values: what is drawn, as a table.
         wide: whether it is as wide as there is room.
     """
 
@@ -39,6 +51,7 @@ class Figure:
     case: str
     caption: str
     chart: alt.Chart | alt.LayerChart
+    values: Values
     wide: bool = True
 
     @property
@@ -50,6 +63,64 @@ class Figure:
         """Return the Vega-Lite specification, complete with its data."""
         found: Record = self.chart.to_dict(validate=False)
         return found
+
+
+def values_of(
+    records: Sequence[Record],
+    case: Case | None = None,
+    *,
+    without: Sequence[str] = (),
+    **titles: str,
+) -> Values:
+    """Return what is in `records` as a table.
+
+    Places in a plane are left out, and ends of intervals where there is none.
+
+    Args:
+        records: of one figure, at least one; all have the same fields.
+        case: which tells the units.
+        without: fields to leave out as well.
+        titles: of columns, where they are not those that fields have in all figures.
+    """
+    told = _TITLES | ({} if case is None else _units(case)) | titles
+    unseen = {"x", "y", *without}
+    if all(record.get("low") == record.get("high") for record in records):
+        unseen |= {"low", "high"}
+    fields = [field for field in records[0] if field not in unseen]
+    return Values(
+        tuple(told.get(field, field) for field in fields),
+        tuple(tuple(_cell(record[field]) for field in fields) for record in records),
+    )
+
+
+# Titles of columns of values, where fields have others.
+_TITLES = {
+    "line": "",
+    "one": "network",
+    "other": "other network",
+    "share": "share of the second network",
+    "found": "found at",
+    "applied": "applied at",
+    "kept": "weights that are left, %",
+    "before": "mean cosine before",
+    "after": "mean cosine after",
+    "moved": "units moved",
+    "size": "units",
+    "n": "runs",
+}
+
+
+def _units(case: Case) -> dict[str, str]:
+    own = "error, %" if case.metric == "error" else "loss, nats"
+    axis = excess_axis(case)
+    ends = {"low": "from", "high": "to"}
+    return {"excess": axis, "barrier": axis, "value": own} | ends
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "infinite or no number"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def named_apart(figures: Sequence[Figure]) -> list[Figure]:
@@ -142,7 +213,7 @@ def sparsity_chart(records: list[Record], case: Case) -> alt.LayerChart:
             title="weights that are left, %",
             scale=alt.Scale(type="log", reverse=True, nice=False),
         ),
-        color=alt.Color("permutations:N", title="permutations", legend=BELOW),
+        color=alt.Color("permutations:N", title="permutations", legend=_LIST),
         tooltip=[
             alt.Tooltip("permutations:N"),
             alt.Tooltip("kept:Q", format=".3"),

@@ -27,6 +27,7 @@ from mergekit_perm.report.charts import (
     plot,
     shown,
     sparsity_chart,
+    values_of,
 )
 from mergekit_perm.report.compare import Column, ComparedCurve, Comparison
 from mergekit_perm.report.heat_maps import Domain, domain, steps_chart
@@ -62,6 +63,7 @@ def _heights(comparison: Comparison) -> Iterator[Figure]:
                 f"{excess_words(case)} at its highest: every line of the comparison."
                 f"{_intervals(comparison)}{gaps(records)}",
                 _height_chart(records, comparison, case),
+                values_of(records, case),
             )
 
 
@@ -99,6 +101,7 @@ def _curves(comparison: Comparison) -> Iterator[Figure]:
             f"{excess_words(compared.case)} along the path of the worst pair of every run, from "
             f"its first network (0) to its second (1).{_intervals(comparison)}{gaps(records)}",
             _curve_chart(records, comparison, compared.case, _ends(alike)),
+            values_of(records, compared.case),
         )
 
 
@@ -145,6 +148,7 @@ def _checkpoints(comparison: Comparison) -> Iterator[Figure]:
             "found at the epoch or level of a row, applied at that of a column; the first row is "
             f"without.{_intervals(comparison)}{gaps(records)}",
             steps_chart(records, [found for found, _ in rows], matrix.case, shades[matrix.case]),
+            values_of(records, matrix.case),
         )
 
 
@@ -181,6 +185,7 @@ def _pruning(comparison: Comparison) -> Iterator[Figure]:
             "permutations, with those of the dense networks, and with those of the level "
             f"itself.{_intervals(comparison)}{gaps(records)}",
             sparsity_chart(records, matrix.case),
+            values_of(records, matrix.case),
         )
 
 
@@ -204,6 +209,7 @@ def _swept(comparison: Comparison) -> Iterator[Figure]:
                 case_words(case),
                 f"{excess_words(case)} at its highest.{_intervals(comparison)}{gaps(records)}",
                 _swept_chart(records, field, case),
+                values_of(records, case, value=field),
             )
 
 

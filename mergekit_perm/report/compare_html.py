@@ -40,7 +40,7 @@ def _claims(findings: Sequence[Finding]) -> Iterator[str]:
             [finding.claim.text, finding.run, finding.verdict, finding_words(finding)]
             for finding in findings
         ]
-        yield from table(["", "runs", "verdict", "measured"], rows)
+        yield from table(["", "runs", "verdict", "measured"], rows, "Claims")
 
 
 def _columns(comparison: Comparison) -> Iterator[str]:
@@ -49,7 +49,7 @@ def _columns(comparison: Comparison) -> Iterator[str]:
         [each.name, of_column, ", ".join(each.runs)]
         for each, of_column in zip(comparison.columns, words, strict=True)
     ]
-    yield from table(["", "alignment", "runs"], rows)
+    yield from table(["", "alignment", "runs"], rows, "Alignments")
     if len(comparison.columns) > 1:
         first = html.escape(comparison.columns[0].name)
         yield f'<p class="dim">In brackets: the difference to {first}.</p>'
@@ -62,7 +62,7 @@ def _rows(comparison: Comparison) -> Iterator[str]:
         places = range(len(comparison.columns))
         best = [(i, place) for i, row in enumerate(rows) for place in places if row.is_best(place)]
         body = [[row.full_label, *(_cell(row, place) for place in places)] for row in rows]
-        yield from table(["", *comparison.names], body, strong=best)
+        yield from table(["", *comparison.names], body, case_words(case), strong=best)
 
 
 def _cell(row: ComparedRow, place: int) -> str:

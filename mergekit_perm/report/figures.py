@@ -27,6 +27,7 @@ from mergekit_perm.report.charts import (
     plot,
     shown,
     sparsity_chart,
+    values_of,
 )
 from mergekit_perm.report.heat_maps import colour, domain, pairs_chart, steps_chart
 from mergekit_perm.report.model import Barrier, Report
@@ -68,6 +69,7 @@ def _curves(report: Report) -> Iterator[Figure]:
                     f"{excess_words(case)} along the path of every pair, from the first network "
                     f"(0) to the second (1).{gaps(records)}",
                     _curve_chart(records, case, len(pairs)),
+                    values_of(records, case),
                 )
 
 
@@ -118,6 +120,7 @@ def _simplexes(report: Report) -> Iterator[Figure]:
                         "is a network, a side the path of a pair. The highest has a ring."
                         f"{gaps(records)}",
                         _simplex_chart(records, row.networks, case),
+                        values_of(records, case),
                         wide=False,
                     )
 
@@ -194,6 +197,7 @@ def _matrices(report: Report) -> Iterator[Figure]:
                     case_words(case),
                     f"The highest {excess_words(case).lower()} on the path of every pair.",
                     pairs_chart(records, names, case, shades),
+                    values_of(records[::2], case),
                     wide=False,
                 )
 
@@ -230,6 +234,7 @@ def _checkpoints(report: Report) -> Iterator[Figure]:
             "the epoch or level of a row, applied at that of a column; the first row is without."
             f"{gaps(records)}",
             steps_chart(records, [found for found, _ in rows], case, shades),
+            values_of(records, case, without=["value"]),
         )
 
 
@@ -255,6 +260,7 @@ def _pruning(report: Report) -> Iterator[Figure]:
             "with those of the dense networks, and with those of the level itself."
             f"{gaps(records)}",
             sparsity_chart(records, case),
+            values_of(records, case, without=["value"]),
         )
 
 
@@ -284,6 +290,7 @@ def _groups(report: Report) -> Iterator[Figure]:
             "Mean cosine of what units carry, over pairs of networks and units: before alignment "
             "(open) and after (filled).",
             _group_chart(records),
+            values_of(records),
         )
 
 

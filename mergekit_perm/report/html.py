@@ -60,14 +60,15 @@ def _barriers(report: Report) -> Iterator[str]:
     for case in summaries.cases(report):
         of_case = [row for row in rows if row.case == case]
         calibrated = "" if case.calibration == "none" else f", calibration {case.calibration}"
-        yield f"<h2>Barriers: {html.escape(f'{case.split} {case.metric}{calibrated}')}</h2>"
+        title = f"Barriers: {case.split} {case.metric}{calibrated}"
+        yield f"<h2>{html.escape(title)}</h2>"
         lines = [(row.label, _height(row.naive), _height(row.aligned)) for row in of_case]
         lines += [(each.label, each.naive, each.aligned) for each in summaries.figures(of_case)]
         body = [
             [label, *(number(value, metric=case.metric) for value in values)]
             for label, *values in lines
         ]
-        yield from table(["", "naive", "aligned"], body)
+        yield from table(["", "naive", "aligned"], body, title)
 
 
 def _height(barrier: Barrier | None) -> float | None:
@@ -76,9 +77,10 @@ def _height(barrier: Barrier | None) -> float | None:
 
 def _results(report: Report) -> Iterator[str]:
     for each in (*control_tables(report), *composition_tables(report), *mask_tables(report)):
-        yield f"<h2>{html.escape(f'{each.title}: {each.aside}')}</h2>"
-        titles = (title.replace("\n", " ") for title in each.columns)
-        yield from table([each.label, *titles], each.rows)
+        title = f"{each.title}: {each.aside}"
+        yield f"<h2>{html.escape(title)}</h2>"
+        columns = (column.replace("\n", " ") for column in each.columns)
+        yield from table([each.label, *columns], each.rows, title)
 
 
 def _networks(report: Report) -> Iterator[str]:
@@ -109,7 +111,7 @@ def _networks(report: Report) -> Iterator[str]:
     ]
     if body:
         yield "<h2>Networks</h2>"
-        yield from table(["", "split", "loss", "error", "examples"], body)
+        yield from table(["", "split", "loss", "error", "examples"], body, "Networks")
     for name, merged in report.merged.items():
         if merged.calibrated is not None:
             words = summaries.calibration_words(merged.calibrated)
@@ -136,4 +138,4 @@ def _provenance(report: Report) -> Iterator[str]:
     rows += [[name, version] for name, version in made.versions.items()]
     rows += [[f"seed of {name}", str(seed)] for name, seed in made.seeds.items()]
     rows += [[f"seconds, {name}", f"{seconds:.2f}"] for name, seconds in made.seconds.items()]
-    yield from table(["", ""], rows)
+    yield from table(["", ""], rows, "Provenance")

@@ -29,7 +29,8 @@ th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px sol
 th:first-child, td:first-child { text-align: left; }
 nav ul { padding-left: 1.1rem; } nav a { margin-right: .7rem; white-space: nowrap; }
 figure { margin: 1rem 0 2rem; } .chart { width: 100%; overflow-x: auto; }
-.narrow .chart { max-width: 28rem; }
+.narrow .chart { max-width: 28rem; } .chart > div { width: 100%; }
+details { margin-top: .4rem; } summary { cursor: pointer; width: fit-content; }
 a { color: inherit; } :focus-visible { outline: 2px solid #4c8bf5; outline-offset: 2px; }
 .failed { color: #d62728; }
 """
@@ -76,7 +77,12 @@ def page(title: str, body: Iterable[str], drawn: Sequence[Figure]) -> str:
         body: HTML, without the heading.
         drawn: the figures that `figure_places` made places for.
     """
-    specifications = {f"figure-{figure.name}": figure.specification() for figure in drawn}
+    specifications = {
+        f"figure-{figure.name}": {
+            **figure.specification(), "description": f"{figure.title}. {figure.caption}"
+        }
+        for figure in drawn
+    }  # fmt: skip
     name = html.escape(title)
     parts = [
         "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
@@ -94,7 +100,7 @@ def page(title: str, body: Iterable[str], drawn: Sequence[Figure]) -> str:
 
 
 def figure_places(drawn: Sequence[Figure]) -> Iterator[str]:
-    """Yield links to all figures, and a place with a caption for each."""
+    """Yield links to all figures, and for each a place, a caption and a table of its values."""
     if not drawn:
         return
     yield "<h2>Figures</h2>"
@@ -111,14 +117,19 @@ def figure_places(drawn: Sequence[Figure]) -> Iterator[str]:
         title, caption = html.escape(figure.title), html.escape(figure.caption)
         yield (
             f'<figure class="{"wide" if figure.wide else "narrow"}"><h3>{title}</h3>'
-            f'<div class="chart" id="figure-{figure.name}" role="img" aria-label="{title}"></div>'
-            f"<figcaption>{caption}</figcaption></figure>"
+            f'<div class="chart" {_region(figure.title)}>'
+            f'<div id="figure-{figure.name}"></div></div>'
+            f"<figcaption>{caption}</figcaption>"
         )
+        yield "<details><summary>Values of this figure</summary>"
+        yield from table(figure.values.head, figure.values.rows, f"Values: {figure.title}")
+        yield "</details></figure>"
 
 
 def table(
     head: Iterable[str],
     rows: Iterable[Sequence[str]],
+    name: str,
     *,
     strong: Collection[tuple[int, int]] = (),
 ) -> Iterator[str]:
@@ -127,9 +138,10 @@ def table(
     Args:
         head: the titles of the columns.
         rows: the label of each, and its cells.
+        name: what it is a table of, for who cannot see where it stands.
         strong: which cells stand out: the row, and the cell within it without the label.
     """
-    yield '<div class="scroll"><table><thead><tr>'
+    yield f'<div class="scroll" {_region(name)}><table><thead><tr>'
     yield "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     yield "</tr></thead><tbody>"
     for line, (label, *cells) in enumerate(rows):
@@ -140,6 +152,11 @@ def table(
         )
         yield f'<tr><th scope="row">{html.escape(label)}</th>{"".join(shown)}</tr>'
     yield "</tbody></table></div>"
+
+
+def _region(name: str) -> str:
+    """Return the attributes of what may scroll sideways: keys can reach it, and it has a name."""
+    return f'tabindex="0" role="region" aria-label="{html.escape(name)}"'
 
 
 @cache

@@ -23,6 +23,7 @@ from mergekit_perm.report.charts import (
     measured,
     plot,
     shown,
+    values_of,
 )
 from mergekit_perm.report.model import Report
 from mergekit_perm.report.summaries import Case
@@ -55,6 +56,7 @@ def controls(report: Report) -> Iterator[Figure]:
             f"{excess_words(case)} at its highest: a random permutation is to be about as high as "
             f"a naive pair, a planted copy at 0.{gaps(records)}",
             _dots(records, alt.X("excess:Q", title=excess_axis(case))),
+            values_of(records, case, without=["value"]),
         )
 
 
@@ -80,6 +82,7 @@ def composed_paths(report: Report) -> Iterator[Figure]:
             "matched to the next, by permutations that are composed along it and by those that "
             f"this run found for its ends.{gaps(records)}",
             _dots(records, alt.X("excess:Q", title=excess_axis(case)), "permutations"),
+            values_of(records, case, without=["value"], line="path"),
         )
 
 
@@ -111,6 +114,7 @@ def trained_masks(report: Report) -> Iterator[Figure]:
                     alt.X("value:Q", title=f"{case.metric}, {unit.removeprefix('in ')}"),
                     "level",
                 ),
+                values_of(records, case, line="mask"),
             )
 
 

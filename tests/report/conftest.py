@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from mergekit_perm.report.model import (
     Report,
     Transported,
 )
+from mergekit_perm.report.repeats import Repeats
 
 NAMES = ("a", "b", "c")
 
@@ -189,12 +191,44 @@ def transported() -> tuple[Transported, ...]:
 
 
 @pytest.fixture
-def of_everything(of_sequences: Report) -> Report:
+def pruned(of_sequences: Report) -> Report:
+    """A report of two sequences that were pruned."""
+    report = of_sequences
+    matrices = tuple(
+        replace(
+            matrix,
+            found_at=("5", "20", "prune1"),
+            applied_at=("5", "20", "prune1"),
+            naive=(0.25, 0.5, 1.0),
+            barriers=((0.0, 0.25, 0.75), (0.0, 0.0625, 0.5), (0.0, 0.125, 0.03125)),
+            end="20",
+        )
+        for matrix in report.matrices
+    )
+    metrics = report.networks["a"]
+    shares = {"5": 1.0, "20": 1.0, "prune1": 0.8}
+    steps = {step: Checkpoint(kept, metrics) for step, kept in shares.items()}
+    return replace(report, matrices=matrices, checkpoints={"a": steps, "b": steps})
+
+
+@pytest.fixture
+def of_everything(pruned: Report) -> Report:
     """A report that has every kind of result."""
     return replace(
-        of_sequences, gates=make().gates, notes=make().notes, compositions=compositions(),
+        pruned, gates=make().gates, notes=make().notes, compositions=compositions(),
         controls=controls(), transported=transported(),
     )  # fmt: skip
+
+
+def sweep(*values: dict[str, Any]) -> list[Repeats]:
+    """Two runs for each of `values`, the second with higher barriers."""
+    groups = []
+    for place, value in enumerate(values):
+        report = make(name=f"run-{place}")
+        higher = tuple(replace(b, barrier=b.barrier + place + 1) for b in report.barriers)
+        both = (report, replace(report, barriers=higher))
+        groups.append(Repeats(f"run-{place}", both, value))
+    return groups
 
 
 @pytest.fixture

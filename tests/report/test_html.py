@@ -1,29 +1,24 @@
-"""The HTML report, by itself and in a browser."""
+"""The HTML report, by itself."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mergekit_perm.report import Report, compare
+from mergekit_perm.report.compare import compare_groups
 from mergekit_perm.report.compare_figures import compared_figures
 from mergekit_perm.report.compare_html import comparison_to_html
 from mergekit_perm.report.figures import figures
 from mergekit_perm.report.html import to_html
-
-SCREENSHOTS = Path(__file__).parents[2] / "build/screenshots"
+from tests.report.conftest import sweep
 
 Make = Callable[..., Report]
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
 def test_it_needs_nothing_from_elsewhere(make_report: Make) -> None:
@@ -109,50 +104,76 @@ def test_a_report_without_barriers(make_report: Make) -> None:
     assert "Provenance" in text
 
 
-@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("page", ["report", "sequences", "comparison"])
-def test_a_browser_draws_every_figure(
-    make_report: Make, of_sequences: Report, tmp_path: Path, page: str, width: int
-) -> None:
-    """Screenshots stay in build/screenshots, to be looked at."""
-    assert BROWSER is not None
-    first = make_report()
-    if page != "comparison":
-        report = first if page == "report" else of_sequences
-        text, count = to_html(report), len(figures(report))
-    else:
-        comparison = compare([first, *repeats_of(make_report(name="again"))])
-        text, count = comparison_to_html(comparison), len(compared_figures(comparison))
-    file, picture = tmp_path / "page.html", SCREENSHOTS / f"{page}-{width}.png"
-    file.write_text(text, encoding="utf-8")
-    common = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-        "--virtual-time-budget=20000", f"--window-size={width},2400",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]  # fmt: skip
-    shown = subprocess.run(
-        [*common, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120
-    )
-    assert "CONSOLE" not in shown.stderr, shown.stderr
-    assert f'data-drawn="{count}"' in shown.stdout
-    assert shown.stdout.count("<svg") >= count
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.unlink(missing_ok=True)
-    subprocess.run(
-        [*common, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=120
-    )
-    with Image.open(picture) as image:
-        assert image.width == width
-        colours = image.convert("RGB").getcolors(1 << 24)
-        assert colours is not None and len(colours) > 100
+def without_scripts(text: str) -> str:
+    return re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
 
 
-def repeats_of(report: Report) -> list[Report]:
-    """The report, and another that repeats it with other seeds and lower barriers."""
-    made = replace(report.provenance, repeats="again", seeds={"networks/a": 0})
-    lower = tuple(replace(barrier, barrier=barrier.barrier / 2) for barrier in report.barriers)
-    return [
-        replace(report, provenance=made),
-        replace(report, barriers=lower, provenance=replace(made, seeds={"networks/a": 1})),
-    ]
+def opened(text: str, kind: str) -> list[str]:
+    """The opening tags of what is of a class."""
+    return re.findall(rf'<div class="{kind}"[^>]*>', without_scripts(text))
+
+
+def test_what_scrolls_is_reached_by_keys_and_has_a_name(of_everything: Report) -> None:
+    comparison = compare_groups(sweep({"train.epochs": 20}, {"train.epochs": 30}))
+    pages = {
+        to_html(of_everything): len(figures(of_everything)),
+        comparison_to_html(comparison): len(compared_figures(comparison)),
+    }
+    for text, count in pages.items():
+        tags = opened(text, "chart") + opened(text, "scroll")
+        names = [re.findall(r'tabindex="0" role="region" aria-label="([^"]+)"', t) for t in tags]
+        assert len(opened(text, "chart")) == count
+        assert len(opened(text, "scroll")) == without_scripts(text).count("<table>") > count
+        assert all(len(found) == 1 for found in names)
+        assert len({found[0] for found in names}) == len(names)
+
+
+def test_every_figure_has_a_table_of_its_values_and_a_description(of_everything: Report) -> None:
+    text = to_html(of_everything)
+    drawn = re.findall(r"<figure.*?</figure>", without_scripts(text), re.DOTALL)
+    specifications = json.loads(re.findall(r'id="figures">(.*?)</script>', text, re.DOTALL)[0])
+    for figure, place in zip(figures(of_everything), drawn, strict=True):
+        assert "<details><summary>Values of this figure</summary>" in place
+        assert place.count("<tr>") == 1 + len(figure.values.rows) > 1
+        for row in figure.values.rows:
+            assert row_of(*row) in place
+        assert figure.caption in specifications[f"figure-{figure.name}"]["description"]
+
+
+def test_values_have_units_and_no_places(of_everything: Report) -> None:
+    tables = {figure.name: figure.values for figure in figures(of_everything)}
+    curve = tables["curves-test-error-none-naive"]
+    assert curve.head == ("pair", "share of the second network", "excess, points", "error, %")
+    assert curve.rows[2] == ("a - b", "0.5", "25", "50")
+    simplex = tables["simplex-test-loss-none-naive"]
+    assert simplex.head == ("mixture", "excess, nats", "loss, nats")
+    assert simplex.rows[3] == ("0.5 a, 0.5 b", "1", "1.25")
+    assert len(tables["matrix-test-loss-none-naive"].rows) == 3  # every pair once
+    steps = tables["checkpoints-test-loss-none-a-b"]
+    assert steps.head == ("found at", "applied at", "excess, nats")
+    assert steps.rows[0] == ("none", "5", "0.25")
+    pruning = tables["pruning-test-loss-none-a-b"]
+    assert pruning.head == ("permutations", "weights that are left, %", "excess, nats")
+    assert tables["masks-test-error-none-trained"].head[-1] == "error, %"
+
+
+def test_values_of_runs_that_repeat_one_another_have_intervals() -> None:
+    comparison = compare_groups(sweep({"train.epochs": 20}, {"train.epochs": 30}))
+    found = {figure.name: figure.values for figure in compared_figures(comparison)}
+    swept = found["worst-pair-against-train.epochs-test-loss-none-compared"]
+    assert swept.head == ("train.epochs", "excess, nats", "from", "to", "runs", "run")
+    assert swept.rows[0][0] == "20" and swept.rows[0][4] == "2"
+    alone = compared_figures(compare([sweep({})[0].reports[0]]))
+    assert all("from" not in figure.values.head for figure in alone)
+
+
+def test_what_is_infinite_is_told_in_words(make_report: Make) -> None:
+    report = make_report()
+    barrier = report.barriers[0]
+    points = tuple(
+        replace(point, value=math.inf) if 0.5 in point.weights else point
+        for point in barrier.points
+    )
+    endless = replace(barrier, barrier=math.inf, points=points)
+    curve = figures(replace(report, barriers=(endless,), alignment=None))[0]
+    assert curve.values.rows[2] == ("a - b", "0.5", "infinite or no number", "inf")

@@ -13,8 +13,8 @@ from mergekit_perm.report.charts import Figure
 from mergekit_perm.report.compare import compare_groups
 from mergekit_perm.report.compare_figures import as_number, compared_figures
 from mergekit_perm.report.figures import figures
-from mergekit_perm.report.model import Checkpoint
 from mergekit_perm.report.repeats import Repeats
+from tests.report.conftest import sweep
 from tests.report.drawn import records
 
 Make = Callable[..., Report]
@@ -24,18 +24,12 @@ def named(found: list[Figure], name: str) -> Figure:
     return next(figure for figure in found if figure.name == name)
 
 
-def swept(make_report: Make, *values: dict[str, Any]) -> list[Figure]:
-    groups = []
-    for place, value in enumerate(values):
-        report = make_report(name=f"run-{place}")
-        higher = [replace(b, barrier=b.barrier + place + 1) for b in report.barriers]
-        both = (report, replace(report, barriers=tuple(higher)))
-        groups.append(Repeats(f"run-{place}", both, value))
-    return compared_figures(compare_groups(groups))
+def swept(*values: dict[str, Any]) -> list[Figure]:
+    return compared_figures(compare_groups(sweep(*values)))
 
 
-def test_a_field_of_numbers_is_an_axis(make_report: Make) -> None:
-    found = swept(make_report, {"options.hidden": [8, 8]}, {"options.hidden": [64, 64]})
+def test_a_field_of_numbers_is_an_axis() -> None:
+    found = swept({"options.hidden": [8, 8]}, {"options.hidden": [64, 64]})
     against = [f.kind for f in found if " against " in f.kind]
     assert dict.fromkeys(against) == dict.fromkeys(
         [f"{line} against options.hidden" for line in ("Simplex of 3", "Worst pair", "Mean pair")]
@@ -49,13 +43,13 @@ def test_a_field_of_numbers_is_an_axis(make_report: Make) -> None:
     assert "its 95 % t-interval" in figure.caption
 
 
-def test_the_other_fields_tell_curves_apart(make_report: Make) -> None:
+def test_the_other_fields_tell_curves_apart() -> None:
     values = [
         {"align.reference": reference, "train.epochs": epochs}
         for reference in ("a", "joint")
         for epochs in (20, 30)
     ]
-    found = swept(make_report, *values)
+    found = swept(*values)
     figure = named(found, "worst-pair-against-train.epochs-test-error-none-compared")
     assert {r["run"] for r in records(figure)} == {
         "a, naive", "a, aligned", "joint, naive", "joint, aligned",
@@ -64,9 +58,8 @@ def test_the_other_fields_tell_curves_apart(make_report: Make) -> None:
     assert not any("align.reference" in f.kind for f in found)
 
 
-def test_fields_that_only_change_with_others_are_no_axis(make_report: Make) -> None:
+def test_fields_that_only_change_with_others_are_no_axis() -> None:
     found = swept(
-        make_report,
         {"architecture": "vgg", "options.depth": 16},
         {"architecture": "resnet_cifar", "options.depth": 20},
     )
@@ -79,26 +72,6 @@ def test_fields_that_only_change_with_others_are_no_axis(make_report: Make) -> N
 )
 def test_values_as_numbers(value: Any, number: float | None) -> None:
     assert as_number(value) == number
-
-
-@pytest.fixture
-def pruned(of_sequences: Report) -> Report:
-    report = of_sequences
-    matrices = tuple(
-        replace(
-            matrix,
-            found_at=("5", "20", "prune1"),
-            applied_at=("5", "20", "prune1"),
-            naive=(0.25, 0.5, 1.0),
-            barriers=((0.0, 0.25, 0.75), (0.0, 0.0625, 0.5), (0.0, 0.125, 0.03125)),
-            end="20",
-        )
-        for matrix in report.matrices
-    )
-    metrics = report.networks["a"]
-    shares = {"5": 1.0, "20": 1.0, "prune1": 0.8}
-    steps = {step: Checkpoint(kept, metrics) for step, kept in shares.items()}
-    return replace(report, matrices=matrices, checkpoints={"a": steps, "b": steps})
 
 
 def test_barriers_along_pruning(pruned: Report, make_report: Make) -> None:
