@@ -185,6 +185,46 @@ def test_batch_norm_is_re_estimated_at_every_point_and_end(small: Small) -> None
     assert report.merged["mean"].calibration.keys() == {"none", "batch_norm"}
 
 
+def test_ten_networks_from_end_to_end(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "abcdefghij"
+    given = (
+        *(f"networks.{name}={{train: {{seed: {seed}}}}}" for seed, name in enumerate(names)),
+        *("train.epochs=1", "evaluate.pairs=[[a, b], [i, j]]", "evaluate.points=3"),
+        "evaluate.simplex={grid: 2}",
+    )
+    whole = pipeline.run(small(*given), out="out/whole")
+    for alignment in ("naive", "aligned"):
+        (simplex,) = barriers(
+            whole, kind="simplex", alignment=alignment, split="test", metric="loss"
+        )
+        assert simplex.networks == tuple(names)
+        # Its vertices, the middles of its edges, and the barycentre.
+        assert len(simplex.points) == 10 + 45 + 1
+        assert evaluate.barycentre(10) in {tuple(point.weights) for point in simplex.points}
+    seen: list[Any] = []
+    measure = evaluate.Engine.measure
+
+    def count(engine: evaluate.Engine, weights: Any) -> Any:
+        seen.append(weights)
+        return measure(engine, weights)
+
+    def stop_in_time(engine: evaluate.Engine, weights: Any) -> Any:
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return count(engine, weights)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluate.Engine, "measure", stop_in_time)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(small(*given))
+    # The networks, the middles of the two paths, and then what is farthest from all of them.
+    assert [max(point) for point in seen[:12]] == [1.0] * 10 + [0.5] * 2
+    assert seen[12] == evaluate.barycentre(10)
+    monkeypatch.setattr(evaluate.Engine, "measure", count)
+    assert pipeline.run(small(*given)).barriers == whole.barriers
+    assert len(seen) == 2 * (10 + 45 + 1) + 1
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_temperature_takes_no_passes_of_its_own(
     small: Small, monkeypatch: pytest.MonkeyPatch, order: int
