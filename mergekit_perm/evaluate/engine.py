@@ -48,7 +48,10 @@ class Engine:
     as well. Images and weights are channels-last where the module takes that.
     BatchNorm layers right behind a convolution or a linear layer are taken into it.
 
-    Figures do not depend on batch size, layout and fused layers but for rounding.
+    Figures do not depend on batch size, layout and fused layers but for rounding: losses agree
+    within a hundred-thousandth of themselves. Where statistics are estimated again, ``batch_norm``
+    and ``repair`` depend on how many examples that is done with at a time: of 30 or more, losses
+    agree within two thousandths, as they do on another device.
 
     Where the device runs out of memory, examples are halved: those that are measured at a time, and
     where even 16 are too many, data are no more kept there, but read batch by batch. Of those to

@@ -36,7 +36,9 @@ def calibrated(
     return state, {"calibrated": found}
 
 
-def engine_of_merged(recipe: MergeSpec, alignment: str, calibration: str, shop: Workshop) -> Engine:
+def engine_of_merged(
+    recipe: MergeSpec, alignment: str, calibration: str, shop: Workshop, *, both: bool = False
+) -> Engine:
     """Return what measures the network that `recipe` has merged, with `calibration`.
 
     Networks that were merged are what ``repair`` takes its targets from, so it is done first.
@@ -44,10 +46,10 @@ def engine_of_merged(recipe: MergeSpec, alignment: str, calibration: str, shop: 
     file = merged_file(recipe.name)
     of_layers, _, others = calibration.partition("+")
     if of_layers != "repair":
-        return shop.engine_of(shop.read(file), calibration)
+        return shop.engine_of(shop.read(file), calibration, both=both)
     family = shop.merged_from(recipe, alignment)
     state, _ = _calibrate(recipe, of_layers, shop.read(file), family, None, shop)
-    return shop.engine_of(state, others or "none")
+    return shop.engine_of(state, others or "none", both=both)
 
 
 def target_weights(recipe: MergeSpec, names: Sequence[str]) -> list[float]:

@@ -18,10 +18,11 @@ import torch
 from mergekit_perm import evaluate
 from mergekit_perm.alignment import Alignment
 from mergekit_perm.pipeline.aligning import match, permutation_spec
-from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
+from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest, other_calibration
 from mergekit_perm.pipeline.keys import evaluation_key, matching_key, networks_key
 from mergekit_perm.pipeline.pair_barriers import Place, pair_barriers
 from mergekit_perm.pipeline.stage import Stage
+from mergekit_perm.pipeline.stages import Beside
 from mergekit_perm.pipeline.workshop import Result, Workshop, network_file
 from mergekit_perm.spec.run_spec import JOINT
 
@@ -40,7 +41,11 @@ def control_stages(inputs: Inputs) -> Iterator[Stage]:
         name, title = _name(kind, calibration), f"evaluating {_LABELS[kind]}"
         title += "" if calibration == "none" else f", {calibration}"
         key = evaluation_key(inputs, which, calibration, ())
-        yield Stage(name, title, key, (), partial(_WORK[kind], name, key, calibration))
+        other = other_calibration(inputs, calibration)
+        beside = None
+        if other is not None:
+            beside = _name(kind, other), evaluation_key(inputs, which, other, ())
+        yield Stage(name, title, key, (), partial(_WORK[kind], name, key, calibration, beside))
 
 
 def controls(inputs: Inputs, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -88,7 +93,7 @@ def _planted(inputs: Inputs) -> str:
 # ----------------------------------------------------------------------------------------- work
 
 
-def _random(name: str, key: str, calibration: str, shop: Workshop) -> Result:
+def _random(name: str, key: str, calibration: str, beside: Beside, shop: Workshop) -> Result:
     """Measure all pairs, the second of each permuted at random."""
     pairs = shop.inputs.spec.pairs
     found = []
@@ -96,13 +101,13 @@ def _random(name: str, key: str, calibration: str, shop: Workshop) -> Result:
         shop.progress(f"evaluating {_LABELS[RANDOM]}", done, len(pairs))
         moved = _at_random(other, done, shop).apply(shop.read(network_file(other)))
         pair = {one: shop.read(network_file(one)), other: dict(moved)}
-        place = Place(name, key, (one, other))
+        place = Place(name, key, (one, other), beside)
         found.append(_measured(place, pair, calibration, None, shop))
     shop.progress(f"evaluating {_LABELS[RANDOM]}", len(pairs), len(pairs))
     return {"pairs": found}
 
 
-def _plant(name: str, key: str, calibration: str, shop: Workshop) -> Result:
+def _plant(name: str, key: str, calibration: str, beside: Beside, shop: Workshop) -> Result:
     """Align a permuted copy of a network to it, and measure what is between them."""
     own, copy = _planted(shop.inputs), "copy"
     network = shop.read(network_file(own))
@@ -111,7 +116,7 @@ def _plant(name: str, key: str, calibration: str, shop: Workshop) -> Result:
     aligned = match(pair, own, shop)
     back = planted @ Alignment(aligned.permutations[copy], permutation_spec(shop))
     pair[copy] = aligned.states[copy]
-    place = Place(name, key, (own,))
+    place = Place(name, key, (own,), beside)
     return {"pairs": [_measured(place, pair, calibration, back.fixed, shop)]}
 
 

@@ -260,6 +260,12 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def other_calibration(inputs: Inputs, calibration: str) -> str | None:
+    """Return the calibration that is measured in one pass with `calibration`, if there is one."""
+    other = evaluate.other_temperature(calibration)
+    return other if other in calibrations(inputs) else None
+
+
 def calibrations(inputs: Inputs) -> list[str]:
     """Return the calibrations that are measured; one that changes nothing is left out."""
     if inputs.spec.evaluate is None:

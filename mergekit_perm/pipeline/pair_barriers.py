@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mergekit_perm import evaluate
 from mergekit_perm.pipeline.inputs import digest
-from mergekit_perm.pipeline.stages import measure_kept, read_points
+from mergekit_perm.pipeline.stages import Beside, measure_kept, read_points, unfinished
 from mergekit_perm.pipeline.workshop import State, Workshop
 from mergekit_perm.progress import silent
 
@@ -22,16 +22,18 @@ class Place:
         stage: its name.
         key: its content key.
         which: tells the pair from others of the stage.
+        beside: name and key of the stage that measures the same pairs with the temperature, or
+            without it, if there is one.
     """
 
     stage: str
     key: str
     which: tuple[Hashable, ...]
+    beside: Beside = None
 
-    @property
-    def points_key(self) -> str:
-        """The key that points of the pair are kept by until the stage is finished."""
-        return digest(self.key, *map(str, self.which))
+    def kept_by(self, key: str) -> str:
+        """Return the key that points of the pair are kept by until a stage with `key` is done."""
+        return digest(key, *map(str, self.which))
 
 
 def pair_barriers(
@@ -50,10 +52,17 @@ def pair_barriers(
     """
     names = tuple(pair)
     (path,) = evaluate.paths_between(names, "all", reference=None, points=points, simplex=None)
-    engine = shop.engine_for((place, calibration), lambda: pair, calibration)
-    wanted = list(path.points(names))
-    found = measure_kept(place.stage, place.points_key, engine, wanted, "", shop, progress=silent)
-    values = read_points(found["points"])
+    wanted, key = list(path.points(names)), place.kept_by(place.key)
+    values = read_points(shop.folder.kept_points(place.stage, key))
+    if not values.keys() >= set(wanted):
+        other = unfinished(place.beside, shop)
+        beside = other and (other[0], place.kept_by(other[1]))
+        which = place, calibration
+        engine = shop.engine_for(which, lambda: pair, calibration, both=beside is not None)
+        found = measure_kept(
+            place.stage, key, engine, wanted, "", shop, beside=beside, progress=silent
+        )
+        values = read_points(found["points"])
     return {
         split: {
             metric: path.barrier(names, values, calibration, split, metric, "aligned").barrier

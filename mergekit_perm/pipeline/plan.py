@@ -11,7 +11,6 @@ from typing import Any
 
 from mergekit_perm.cache import cache_folder
 from mergekit_perm.derive import is_proven
-from mergekit_perm.evaluate import other_temperature
 from mergekit_perm.pipeline import (
     aligning,
     card,
@@ -26,7 +25,14 @@ from mergekit_perm.pipeline.checkpoint_pairs import checkpoint_pair_stages
 from mergekit_perm.pipeline.composition import composition_stages
 from mergekit_perm.pipeline.controls import control_stages
 from mergekit_perm.pipeline.folder import RunFolder
-from mergekit_perm.pipeline.inputs import Inputs, alignments, calibrations, digest, gather
+from mergekit_perm.pipeline.inputs import (
+    Inputs,
+    alignments,
+    calibrations,
+    digest,
+    gather,
+    other_calibration,
+)
 from mergekit_perm.pipeline.keys import (
     VERSION,
     Weights,
@@ -303,14 +309,10 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
             if points:
                 task = f"evaluating {label}, {alignment}"
                 task += "" if calibration == "none" else f", {calibration}"
-                name = stages.evaluation_name(alignment, calibration, label)
                 family = family_key(inputs, alignment)
-                key = evaluation_key(inputs, family, calibration, points)
-                other = other_temperature(calibration)
-                beside = None
-                if other in calibrations(inputs):
-                    there = stages.evaluation_name(alignment, other, label)
-                    beside = there, evaluation_key(inputs, family, other, points)
+                (name, key), beside = _measuring(
+                    inputs, alignment, calibration, label, family, points
+                )
                 work = partial(
                     stages.measure_points, name, key, alignment, calibration, points, task, beside
                 )
@@ -318,14 +320,37 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
                 yield Stage(name, title, key, (), work)
         yield from _search_stage(inputs, alignment, calibration, sets)
     for recipe, calibration in itertools.product(inputs.spec.merge, calibrations(inputs)):
-        yield Stage(
-            stages.evaluation_name("merged", calibration, recipe.name),
-            f"evaluating merged network {recipe.name}"
-            + ("" if calibration == "none" else f", {calibration}"),
-            evaluation_key(inputs, merge_key(inputs, recipe.name), calibration, []),
-            (),
-            partial(stages.measure_merged, recipe, _merged_from(inputs), calibration),
+        merged = merge_key(inputs, recipe.name)
+        (name, key), beside = _measuring(inputs, "merged", calibration, recipe.name, merged, [])
+        place = _merged_from(inputs)
+        work = partial(stages.measure_merged, name, key, recipe, place, calibration, beside)
+        title = f"evaluating merged network {recipe.name}"
+        title += "" if calibration == "none" else f", {calibration}"
+        yield Stage(name, title, key, (), work)
+
+
+def _measuring(
+    inputs: Inputs,
+    alignment: str,
+    calibration: str,
+    label: str,
+    family: str,
+    points: Sequence[Weights],
+) -> tuple[tuple[str, str], stages.Beside]:
+    """Return name and key of the stage that measures points of what has the key `family`.
+
+    And of the stage beside it, if there is one; see `stages.measure_points`.
+    """
+    other = other_calibration(inputs, calibration)
+    own, *beside = (
+        (
+            stages.evaluation_name(alignment, name, label),
+            evaluation_key(inputs, family, name, points),
         )
+        for name in (calibration, other)
+        if name is not None
+    )
+    return own, (beside[0] if beside else None)
 
 
 def _search_stage(

@@ -134,8 +134,7 @@ def measure_points(
         return {"points": [plain_point(point, known[point]) for point in weights]}
     networks = shop.results.get(evaluation_name(alignment, calibration, "networks"), {})
     ends = read_points(networks.get("points", []))
-    if beside is not None and shop.folder.result(*beside) is not None:
-        beside = None
+    beside = unfinished(beside, shop)
     engine = shop.engine(alignment, calibration, both=beside is not None)
     return measure_kept(name, key, engine, weights, task, shop, ends, beside=beside)
 
@@ -163,8 +162,7 @@ def measure_kept(
     def keep(point: Weights, found: Mapping[str, evaluate.Metrics]) -> None:
         shop.folder.keep_point(name, key, plain_point(point, found))
         curve.add(point, found)
-        if beside is not None and (other := engine.beside(point)):
-            shop.folder.keep_point(*beside, plain_point(point, other))
+        _keep_beside(beside, point, engine, shop)
 
     measured = evaluate.measure_points(
         engine,
@@ -207,12 +205,37 @@ def search_simplex(
     return {"points": [plain_point(*each) for each in found.items()]}
 
 
-def measure_merged(recipe: MergeSpec, alignment: str, calibration: str, shop: Workshop) -> Result:
-    """Measure a merged network."""
+def measure_merged(
+    name: str,
+    key: str,
+    recipe: MergeSpec,
+    alignment: str,
+    calibration: str,
+    beside: Beside,
+    shop: Workshop,
+) -> Result:
+    """Measure a merged network; see `measure_points`."""
+    alone = (1.0,)
+    known = read_points(shop.folder.kept_points(name, key))
     shop.progress(f"evaluating {recipe.name}", 0, 1)
-    measured = engine_of_merged(recipe, alignment, calibration, shop).measure((1.0,))
+    if alone not in known:
+        beside = unfinished(beside, shop)
+        engine = engine_of_merged(recipe, alignment, calibration, shop, both=beside is not None)
+        known[alone] = engine.measure(alone)
+        _keep_beside(beside, alone, engine, shop)
     shop.progress(f"evaluating {recipe.name}", 1, 1)
-    return plain_point((1.0,), measured)
+    return plain_point(alone, known[alone])
+
+
+def unfinished(beside: Beside, shop: Workshop) -> Beside:
+    """Return which stage `beside` is if it has still to be done."""
+    return None if beside is None or shop.folder.result(*beside) is not None else beside
+
+
+def _keep_beside(beside: Beside, point: Weights, engine: Engine, shop: Workshop) -> None:
+    """Keep what was measured beside `point` for the stage that it belongs to."""
+    if beside is not None and (found := engine.beside(point)):
+        shop.folder.keep_point(*beside, plain_point(point, found))
 
 
 def plain_point(weights: Weights, measured: Mapping[str, evaluate.Metrics]) -> Result:

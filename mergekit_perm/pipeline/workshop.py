@@ -144,10 +144,10 @@ class Workshop:
             self._engine = which, self._new_engine(states, calibration, both=both)
         return self._engine[1]
 
-    def engine_of(self, state: State, calibration: str) -> Engine:
+    def engine_of(self, state: State, calibration: str, *, both: bool = False) -> Engine:
         """Return what measures one network."""
         self._engine = None
-        return self._new_engine([state], calibration, both=False)
+        return self._new_engine([state], calibration, both=both)
 
     def _new_engine(self, states: Sequence[State], calibration: str, *, both: bool) -> Engine:
         """Return what measures mixtures of `states` on the splits of the spec."""

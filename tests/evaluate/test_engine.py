@@ -84,6 +84,54 @@ def test_figures_are_those_of_plain_passes_within_rounding(
             assert (found[name].error, found[name].n) == (plain.error, plain.n)
 
 
+# What the docstring of Engine says: how far losses may be apart for another batch size.
+SAME, ESTIMATED = 1e-5, 2e-3
+
+PERCEPTRON = {"in_features": 192, "hidden": [24, 24], "num_classes": 10}
+
+
+@pytest.mark.parametrize(
+    ("calibration", "batch_sizes", "rel"),
+    [
+        ("none", (64, 30, 7, 1), SAME),
+        ("temperature", (64, 30, 7, 1), SAME),
+        ("batch_norm", (64, 45, 30), ESTIMATED),
+        ("repair", (64, 45, 30), ESTIMATED),
+    ],
+)
+@pytest.mark.parametrize(
+    ("architecture", "options"), [("resnet_cifar", RESNET), ("mlp", PERCEPTRON)]
+)
+def test_figures_hardly_depend_on_the_batch_size(
+    splits: dict[str, Split],
+    calibration: str,
+    batch_sizes: tuple[int, ...],
+    rel: float,
+    architecture: str,
+    options: dict[str, Any],
+) -> None:
+    family = []
+    for seed in (0, 1):
+        network = networks.build(architecture, options, seed=seed)
+        calibrate(network, "batch_norm", splits["train"])
+        family.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+
+    def run(batch_size: int | None) -> list[dict[str, Metrics]]:
+        ready = Engine(
+            networks.build(architecture, options, seed=9), family, splits, device=CPU,
+            train_split=splits["train"], calibration=calibration, batch_size=batch_size,
+        )  # fmt: skip
+        return [ready.measure(point) for point in edge(5)]
+
+    usual = run(None)
+    for batch_size in batch_sizes:
+        for found, wanted in zip(run(batch_size), usual, strict=True):
+            for name in splits:
+                assert found[name].loss == pytest.approx(wanted[name].loss, rel=rel)
+                if rel == SAME:
+                    assert found[name].error == wanted[name].error
+
+
 def test_a_point_gives_the_same_again_whatever_came_before(
     module: nn.Module, states: list[State], splits: dict[str, Split]
 ) -> None:

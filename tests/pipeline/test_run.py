@@ -15,7 +15,7 @@ import torch
 
 from mergekit_perm import checkpoints, evaluate, networks, pipeline, yaml_document
 from mergekit_perm.errors import PermutationSpecError, RunError
-from mergekit_perm.evaluate import mix
+from mergekit_perm.evaluate import engine, mix
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.permutation import Permutation
 from mergekit_perm.report import Report
@@ -185,18 +185,76 @@ def test_batch_norm_is_re_estimated_at_every_point_and_end(small: Small) -> None
     assert report.merged["mean"].calibration.keys() == {"none", "batch_norm"}
 
 
+def test_what_fitted_on_a_device_is_remembered_between_engines(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = pipeline.run(small(), out="out/plain")
+    given: list[int] = []
+    measure_batches = engine.measure_batches
+
+    def scarce(module: Any, batches: Any, **options: Any) -> Any:
+        given.append(batches.batch_size)
+        if given[-1] > 100:
+            raise torch.OutOfMemoryError("out of memory")
+        return measure_batches(module, batches, **options)
+
+    monkeypatch.setattr(engine, "measure_batches", scarce)
+    report = pipeline.run(small())
+    for one, other in zip(report.barriers, plain.barriers, strict=True):
+        assert one.barrier == pytest.approx(other.barrier, abs=1e-6)
+    assert given[:2] == [256, 128] and set(given[2:]) == {64}
+
+
+def test_ten_networks_from_end_to_end(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "abcdefghij"
+    given = (
+        *(f"networks.{name}={{train: {{seed: {seed}}}}}" for seed, name in enumerate(names)),
+        *("train.epochs=1", "evaluate.pairs=[[a, b], [i, j]]", "evaluate.points=3"),
+        "evaluate.simplex={grid: 2}",
+    )
+    whole = pipeline.run(small(*given), out="out/whole")
+    for alignment in ("naive", "aligned"):
+        (simplex,) = barriers(
+            whole, kind="simplex", alignment=alignment, split="test", metric="loss"
+        )
+        assert simplex.networks == tuple(names)
+        # Its vertices, the middles of its edges, and the barycentre.
+        assert len(simplex.points) == 10 + 45 + 1
+        assert evaluate.barycentre(10) in {tuple(point.weights) for point in simplex.points}
+    seen: list[Any] = []
+    measure = evaluate.Engine.measure
+
+    def count(engine: evaluate.Engine, weights: Any) -> Any:
+        seen.append(weights)
+        return measure(engine, weights)
+
+    def stop_in_time(engine: evaluate.Engine, weights: Any) -> Any:
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return count(engine, weights)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluate.Engine, "measure", stop_in_time)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(small(*given))
+    # The networks, the middles of the two paths, and then what is farthest from all of them.
+    assert [max(point) for point in seen[:12]] == [1.0] * 10 + [0.5] * 2
+    assert seen[12] == evaluate.barycentre(10)
+    monkeypatch.setattr(evaluate.Engine, "measure", count)
+    assert pipeline.run(small(*given)).barriers == whole.barriers
+    assert len(seen) == 2 * (10 + 45 + 1) + 1
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_temperature_takes_no_passes_of_its_own(
     small: Small, monkeypatch: pytest.MonkeyPatch, order: int
 ) -> None:
-    given = ("merge=[]", "evaluate.pairs=[[a, b]]", "evaluate.simplex=null")
+    controls = "evaluate.controls=[random_permutation,planted_copy]"
+    given = (controls, "evaluate.pairs=[[a, b]]", "evaluate.simplex=null")
     calibrations = ["repair", "repair+temperature"][::order]
     apart = [
-        barrier
+        pipeline.run(small(*given, f"evaluate.calibration=[{name}]"), out=f"out/{name}")
         for name in calibrations
-        for barrier in pipeline.run(
-            small(*given, f"evaluate.calibration=[{name}]"), out=f"out/{name}"
-        ).barriers
     ]
     seen: list[Any] = []
     measure = evaluate.Engine.measure
@@ -207,14 +265,20 @@ def test_the_temperature_takes_no_passes_of_its_own(
 
     monkeypatch.setattr(evaluate.Engine, "measure", count)
     together = pipeline.run(small(*given, f"evaluate.calibration=[{', '.join(calibrations)}]"))
-    assert sorted(map(repr, together.barriers)) == sorted(map(repr, apart))
-    assert len(seen) == 2 * (3 + 3)
+    for part in ("barriers", "controls"):
+        wanted = [repr(each) for report in apart for each in getattr(report, part)]
+        assert sorted(map(repr, getattr(together, part))) == sorted(wanted)
+    for report in apart:
+        (found,) = report.merged["mean"].calibration.items()
+        assert found in together.merged["mean"].calibration.items()
+    once = 2 * (3 + 3) + 1 + 2 * 5  # networks and path, the merged one, and controls
+    assert len(seen) == once
     assert not list(Path("out/small").glob(".stages/*.points.jsonl"))
     # What is finished is not kept once more.
     Path("out/small/.stages/evaluate+naive+repair+a+b.json").unlink()
     again = pipeline.run(small(*given, f"evaluate.calibration=[{', '.join(calibrations)}]"))
     assert again.barriers == together.barriers
-    assert len(seen) == 2 * (3 + 3) + 3
+    assert len(seen) == once + 3
     assert not list(Path("out/small").glob(".stages/*.points.jsonl"))
 
 
