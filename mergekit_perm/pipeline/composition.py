@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from mergekit_perm import evaluate
 from mergekit_perm.alignment import Alignment
 from mergekit_perm.pipeline.aligning import keep_permutations, match_pair
-from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
+from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest, other_calibration
 from mergekit_perm.pipeline.keys import (
     evaluation_key,
     found_at,
@@ -51,13 +52,12 @@ def composition_stages(inputs: Inputs) -> Iterator[Stage]:
             partial(_match, one, other),
         )
     for calibration in calibrations(inputs):
-        name = _name(calibration)
         family = [networks_key(inputs), permutations_key(inputs, found_at(inputs))]
-        key = evaluation_key(inputs, digest(family, chosen, settings.points), calibration, ())
+        place = _place(inputs, digest(family, chosen, settings.points), calibration)
         title = f"evaluating {len(chosen)} paths and cycles of matched networks"
         title += "" if calibration == "none" else f", {calibration}"
-        work = partial(_measure, name, key, calibration, chosen, title)
-        yield Stage(name, title, key, (), work)
+        work = partial(_measure, place, calibration, chosen, title)
+        yield Stage(place.stage, title, place.key, (), work)
 
 
 def routes(names: Sequence[str], settings: CompositionSpec) -> list[Networks]:
@@ -128,6 +128,16 @@ def _name(calibration: str) -> str:
     return f"composition/{calibration}"
 
 
+def _place(inputs: Inputs, which: str, calibration: str) -> Place:
+    """Return where paths and cycles are measured, all of which have the key `which`."""
+    other = other_calibration(inputs, calibration)
+    beside = None
+    if other is not None:
+        beside = _name(other), evaluation_key(inputs, which, other, ())
+    key = evaluation_key(inputs, which, calibration, ())
+    return Place(_name(calibration), key, (), beside)
+
+
 # ----------------------------------------------------------------------------------------- work
 
 
@@ -139,20 +149,21 @@ def _match(one: str, other: str, shop: Workshop) -> Result:
 
 
 def _measure(
-    name: str, key: str, calibration: str, chosen: Sequence[Networks], task: str, shop: Workshop
+    place: Place, calibration: str, chosen: Sequence[Networks], task: str, shop: Workshop
 ) -> Result:
     """Measure every path and cycle, and keep each as soon as it is measured."""
-    known = {tuple(kept["networks"]): kept for kept in shop.folder.kept_points(name, key)}
+    done_before = shop.folder.kept_points(place.stage, place.key)
+    known = {tuple(kept["networks"]): kept for kept in done_before}
     for done, route in enumerate(chosen):
         shop.progress(task, done, len(chosen))
         if route not in known:
-            known[route] = _measured(route, name, key, calibration, shop)
-            shop.folder.keep_point(name, key, known[route])
+            known[route] = _measured(route, place, calibration, shop)
+            shop.folder.keep_point(place.stage, place.key, known[route])
     shop.progress(task, len(chosen), len(chosen))
     return {"routes": [known[route] for route in chosen]}
 
 
-def _measured(route: Networks, name: str, key: str, calibration: str, shop: Workshop) -> Result:
+def _measured(route: Networks, place: Place, calibration: str, shop: Workshop) -> Result:
     settings = _settings(shop.inputs)
     points = settings.points if settings else 2
     steps = [_alignment(f"{one}+{other}", shop) for one, other in itertools.pairwise(route)]
@@ -165,7 +176,7 @@ def _measured(route: Networks, name: str, key: str, calibration: str, shop: Work
         moved = [dict(alignment.apply(s)) for alignment, s in zip(own, (first, last), strict=True)]
         ends["aligned"] = dict(zip(("first", "last"), moved, strict=True))
     heights = {
-        kind: pair_barriers(Place(name, key, (route, kind)), pair, points, calibration, shop)
+        kind: pair_barriers(replace(place, which=(route, kind)), pair, points, calibration, shop)
         for kind, pair in ends.items()
     }
     fixed = composed.fixed if is_cycle else None

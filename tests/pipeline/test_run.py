@@ -250,7 +250,8 @@ def test_the_temperature_takes_no_passes_of_its_own(
     small: Small, monkeypatch: pytest.MonkeyPatch, order: int
 ) -> None:
     controls = "evaluate.controls=[random_permutation,planted_copy]"
-    given = (controls, "evaluate.pairs=[[a, b]]", "evaluate.simplex=null")
+    composition = "evaluate.composition={points: 3, lengths: [2], cycles: [], paths: 2}"
+    given = (controls, composition, "evaluate.pairs=[[a, b]]", "evaluate.simplex=null")
     calibrations = ["repair", "repair+temperature"][::order]
     apart = [
         pipeline.run(small(*given, f"evaluate.calibration=[{name}]"), out=f"out/{name}")
@@ -265,13 +266,14 @@ def test_the_temperature_takes_no_passes_of_its_own(
 
     monkeypatch.setattr(evaluate.Engine, "measure", count)
     together = pipeline.run(small(*given, f"evaluate.calibration=[{', '.join(calibrations)}]"))
-    for part in ("barriers", "controls"):
+    for part in ("barriers", "controls", "compositions"):
         wanted = [repr(each) for report in apart for each in getattr(report, part)]
         assert sorted(map(repr, getattr(together, part))) == sorted(wanted)
     for report in apart:
         (found,) = report.merged["mean"].calibration.items()
         assert found in together.merged["mean"].calibration.items()
-    once = 2 * (3 + 3) + 1 + 2 * 5  # networks and path, the merged one, and controls
+    # Networks and path, the merged one, controls, and two compositions beside aligned pairs.
+    once = 2 * (3 + 3) + 1 + 2 * 5 + 2 * 2 * 3
     assert len(seen) == once
     assert not list(Path("out/small").glob(".stages/*.points.jsonl"))
     # What is finished is not kept once more.
