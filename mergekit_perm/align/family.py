@@ -13,11 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from mergekit_perm import devices
 from mergekit_perm.align.effect import Effect, effects, inner_products
 from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
+from mergekit_perm.align.given import (
+    JOINT,
+    check_finite,
+    check_known,
+    check_names,
+    device_of,
+)
 from mergekit_perm.align.methods import METHODS
 from mergekit_perm.align.sequences import Sequences
 from mergekit_perm.align.solution import Saw
@@ -88,8 +93,8 @@ def align(
         model: a network of the architecture, for methods that look at data; its weights do not
             matter, and stay.
         data: the examples such methods look at: a split, or data with a split "train".
-        device: where to compute, a name that `devices.device` knows. None is the CPU for methods
-            that look at data, and where the networks are for others.
+        device: where to compute, or its name as `devices.device` knows it. None is the CPU for
+            methods that look at data, and where the networks are for others.
         progress: told how far the method is.
         options: the method's own options; see its signature.
 
@@ -105,7 +110,7 @@ def align(
     first = next(iter(states.values()))
     bound = spec.bind({name: tuple(tensor.shape) for name, tensor in first.items()})
     began = time.perf_counter()
-    where = None if device is None else devices.device(device)
+    where = device_of(device)
     taken = inspect.signature(METHODS[method]).parameters
     if "examples" in taken:
         options["examples"] = _examples(method, model, data, where or torch.device("cpu"))

@@ -9,8 +9,13 @@ from typing import Any
 
 import torch
 
-from mergekit_perm import devices
-from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
+from mergekit_perm.align.given import (
+    JOINT,
+    check_finite,
+    check_known,
+    check_names,
+    device_of,
+)
 from mergekit_perm.align.solution import Saw
 from mergekit_perm.align.stacked import CheckpointWeights, common_length, stacked
 from mergekit_perm.align.views import State
@@ -70,8 +75,8 @@ def align_sequences(
         reference: the network that stays as it is; with "joint" all are aligned to one another at
             once, and the first is the one that stays as it is.
         weights: "equal" takes the checkpoints as they are; "norm" lets all count the same.
-        device: where to compute, a name that `devices.device` knows; where the networks are by
-            default.
+        device: where to compute, or its name as `devices.device` knows it; where the networks are
+            by default.
         progress: told how far it is.
         options: further options of `stacked`; see its signature.
 
@@ -94,7 +99,7 @@ def align_sequences(
         bound,
         reference=reference,
         weights=weights,
-        device=None if device is None else devices.device(device),
+        device=device_of(device),
         progress=progress,
         **options,
     )

@@ -86,8 +86,8 @@ class Split:
         name: ``train``, ``test``, ...
         dataset: yields (tensor of one example, class). A `TensorDataset` of inputs and classes is
             taken into memory as it is.
-        workers: processes that read examples which are not in memory; None is 4 for CUDA, which
-            has to be fed, and none otherwise.
+        workers: processes that read examples which are not in memory; None is 4 where CUDA has to
+            be fed with all of them in order, and none otherwise.
         fingerprint: an id of the content; empty when nobody asked for one.
 
     Raises:
@@ -176,7 +176,7 @@ class Split:
         cuda = _is_cuda(device)
         workers = self.workers
         if workers is None:
-            workers = _WORKERS if cuda else 0
+            workers = _WORKERS if cuda and order is None else 0
         # No process has less than a batch to read; for a single one none is worth its start.
         count = -(-(len(self) if order is None else len(order)) // batch_size)
         workers = min(workers, count) if count > 1 else 0

@@ -74,7 +74,8 @@ def calibrate(
         weights: of the states, 0 or more; equal ones by default.
         temperature_split: where the temperature is found; `train_split` by default.
         device: where to compute; with ``repair`` it holds all the networks at once.
-        batch_size: examples at a time; halved, with a warning, where memory runs out.
+        batch_size: examples at a time; halved, with a warning, where memory runs out while
+            statistics are estimated.
 
     Returns:
         What logits were multiplied by: 1 without ``temperature``, and where none is best.

@@ -189,7 +189,8 @@ def barrier(
     )  # fmt: skip
     chosen = _splits(data, splits)
     calibrations = [calibration] if isinstance(calibration, str) else list(calibration)
-    place, has_norm = find_device(device), has_batch_norm(module)
+    place = find_device(device) if isinstance(device, str) else device
+    has_norm = has_batch_norm(module)
     effective = {
         name: effective_calibration(known_calibration(name), batch_norm=has_norm)
         for name in calibrations

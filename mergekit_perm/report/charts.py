@@ -77,11 +77,13 @@ def values_of(
     Places in a plane are left out, and ends of intervals where there is none.
 
     Args:
-        records: of one figure, at least one; all have the same fields.
+        records: of one figure; all have the same fields. Of none, there is nothing to tell.
         case: which tells the units.
         without: fields to leave out as well.
         titles: of columns, where they are not those that fields have in all figures.
     """
+    if not records:
+        return Values((), ())
     told = _TITLES | ({} if case is None else _units(case)) | titles
     unseen = {"x", "y", *without}
     if all(record.get("low") == record.get("high") for record in records):

@@ -86,8 +86,9 @@ def _composition_row(label: str, some: Sequence[Composition], metric: str) -> tu
 
 def mask_tables(report: Report) -> Iterator[ResultTable]:
     """Yield how networks do under every kind of mask, level by level: means over trainings."""
-    for level in dict.fromkeys(each.level for each in report.transported):
-        of_level = [each for each in report.transported if each.level == level]
+    trained = [each for each in report.transported if each.trainings]
+    for level in dict.fromkeys(each.level for each in trained):
+        of_level = [each for each in trained if each.level == level]
         cases = [
             Case(split, metric, "none")
             for metric in ("loss", "error")

@@ -119,7 +119,8 @@ def other_cases(report: Report) -> list[Case]:
     found += [
         Case(split, metric, "none")
         for each in report.transported
-        for split in each.trainings[0]
+        for training in each.trainings[:1]
+        for split in training
         for metric in ("loss", "error")
     ]
     return list(dict.fromkeys(found))

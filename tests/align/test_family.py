@@ -264,7 +264,8 @@ def test_a_device_is_for_every_method() -> None:
         # With examples it is theirs.
         assert {"device", "examples"} & inspect.signature(function).parameters.keys(), method
     for method in ("weight_matching", "frank_wolfe", "sinkhorn"):
-        assert align(states, spec, method=method, device="cpu").method == method
+        for device in ("cpu", torch.device("cpu"), torch.device("cpu", 0)):
+            assert align(states, spec, method=method, device=device).method == method
         with pytest.raises(EvaluationError, match="no device 'cpus'"):
             align(states, spec, method=method, device="cpus")
 

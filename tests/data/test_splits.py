@@ -194,3 +194,20 @@ def test_what_is_in_memory_is_sent_to_cuda_from_pinned_memory(
     for (x, y), (wanted, label) in zip(split.batches(2, order=order), plain, strict=True):
         assert torch.equal(x, wanted) and torch.equal(y, label)
     assert pinned == [len(y) for _, y in plain for _ in range(2)]
+
+
+def test_what_is_drawn_on_reading_is_drawn_anew_in_every_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def loader(*_: Any, num_workers: int, **__: Any) -> list[Any]:
+        asked.append(num_workers)
+        return []
+
+    monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
+    split = Split("train", Squares())
+    # Processes of a loader with a generator of its own draw the same numbers every time.
+    assert list(split.batches(2, device="cuda", order=torch.arange(10))) == []
+    assert list(split.batches(2, device="cuda")) == []
+    assert asked == [0, 4]

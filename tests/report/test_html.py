@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from mergekit_perm.report import Report, compare
+from mergekit_perm.report import Report, charts, compare
 from mergekit_perm.report.compare import compare_groups
 from mergekit_perm.report.compare_figures import compared_figures
 from mergekit_perm.report.compare_html import comparison_to_html
@@ -155,6 +155,10 @@ def test_values_have_units_and_no_places(of_everything: Report) -> None:
     pruning = tables["pruning-test-loss-none-a-b"]
     assert pruning.head == ("permutations", "weights that are left, %", "excess, nats")
     assert tables["masks-test-error-none-trained"].head[-1] == "error, %"
+
+
+def test_a_figure_of_nothing_has_no_values() -> None:
+    assert charts.values_of([]) == charts.Values((), ())
 
 
 def test_values_of_runs_that_repeat_one_another_have_intervals() -> None:
