@@ -144,11 +144,23 @@ def test_a_reader_that_dies_is_an_error_that_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "device", "processes", "pinned"),
-    [(None, "cpu", 0, False), (2, "cpu", 2, False), (None, "cuda", 4, True), (0, "cuda", 0, True)],
+    ("workers", "device", "order", "processes", "pinned"),
+    [
+        (None, "cpu", None, 0, False),
+        (2, "cpu", None, 2, False),
+        (None, "cuda", None, 4, True),
+        (0, "cuda", None, 0, True),
+        # Processes draw the same numbers every time, which an epoch of training must not.
+        (None, "cuda", torch.arange(10), 0, True),
+    ],
 )
 def test_cuda_is_fed_from_pinned_memory_by_several_processes(
-    monkeypatch: pytest.MonkeyPatch, workers: int | None, device: str, processes: int, pinned: bool
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int | None,
+    device: str,
+    order: torch.Tensor | None,
+    processes: int,
+    pinned: bool,
 ) -> None:
     asked: dict[str, Any] = {}
 
@@ -157,7 +169,8 @@ def test_cuda_is_fed_from_pinned_memory_by_several_processes(
         return []
 
     monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
-    assert list(Split("train", Squares(), workers=workers).batches(2, device=device)) == []
+    split = Split("train", Squares(), workers=workers)
+    assert list(split.batches(2, device=device, order=order)) == []
     assert (asked["num_workers"], asked["pin_memory"]) == (processes, pinned)
 
 
@@ -194,20 +207,3 @@ def test_what_is_in_memory_is_sent_to_cuda_from_pinned_memory(
     for (x, y), (wanted, label) in zip(split.batches(2, order=order), plain, strict=True):
         assert torch.equal(x, wanted) and torch.equal(y, label)
     assert pinned == [len(y) for _, y in plain for _ in range(2)]
-
-
-def test_what_is_drawn_on_reading_is_drawn_anew_in_every_epoch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[int] = []
-
-    def loader(*_: Any, num_workers: int, **__: Any) -> list[Any]:
-        asked.append(num_workers)
-        return []
-
-    monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
-    split = Split("train", Squares())
-    # Processes of a loader with a generator of its own draw the same numbers every time.
-    assert list(split.batches(2, device="cuda", order=torch.arange(10))) == []
-    assert list(split.batches(2, device="cuda")) == []
-    assert asked == [0, 4]
