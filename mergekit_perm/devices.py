@@ -12,12 +12,14 @@ def device(name: str | torch.device) -> torch.device:
 
     Args:
         name: ``auto`` (CUDA, else Apple's MPS, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or
-            ``mps``; or the device itself.
+            ``mps``; or a device of PyTorch, which is taken as it is.
 
     Raises:
         EvaluationError: a name that is not one of these, or a device that is not there.
     """
-    here, name = _available(), str(name)
+    if isinstance(name, torch.device):
+        return name
+    here = _available()
     if name == "auto":
         return torch.device(here[0])
     if name in here or (name == "cuda" and "cuda:0" in here):

@@ -30,7 +30,14 @@ def test_a_device_that_is_there(machine) -> None:
     machine(cuda=2, mps=True)
 
     for name in ("cpu", "cuda", "cuda:0", "cuda:1", "mps"):
-        assert device(name) == device(torch.device(name)) == torch.device(name)
+        assert device(name) == torch.device(name)
+
+
+def test_a_device_of_pytorch_is_taken_as_it_is(machine) -> None:
+    machine(cuda=0, mps=False)
+
+    for given in (torch.device("cpu"), torch.device("cpu", 0), torch.device("mps", 0)):
+        assert device(given) is given
 
 
 @pytest.mark.parametrize(

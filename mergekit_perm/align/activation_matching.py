@@ -102,6 +102,8 @@ def _by_weights(
     seed: int,
 ) -> dict[str, dict[str, Indices]]:
     """Return `members` with `groups`, which no activation shows, matched by weights."""
+    if not groups:
+        return members
     weights = of_weights(states, spec)
     views = tuple(view for view in weights.views if view.group in groups and view.carriers)
     if not views:

@@ -13,16 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from mergekit_perm import devices
 from mergekit_perm.align.effect import Effect, effects, inner_products
 from mergekit_perm.align.evidence import matched_tensors
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.given import (
-    JOINT,
-    check_finite,
-    check_known,
-    check_names,
-    device_of,
-)
+from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
 from mergekit_perm.align.methods import METHODS
 from mergekit_perm.align.sequences import Sequences
 from mergekit_perm.align.solution import Saw
@@ -110,7 +105,7 @@ def align(
     first = next(iter(states.values()))
     bound = spec.bind({name: tuple(tensor.shape) for name, tensor in first.items()})
     began = time.perf_counter()
-    where = device_of(device)
+    where = None if device is None else devices.device(device)
     taken = inspect.signature(METHODS[method]).parameters
     if "examples" in taken:
         options["examples"] = _examples(method, model, data, where or torch.device("cpu"))

@@ -8,16 +8,10 @@ from typing import Any
 
 import torch
 
-from mergekit_perm import devices
 from mergekit_perm.align.views import State
 from mergekit_perm.errors import AlignmentError, suggest
 
 JOINT = "joint"
-
-
-def device_of(given: str | torch.device | None) -> torch.device | None:
-    """Return the device that a name stands for; a device itself, or None, is taken as it is."""
-    return devices.device(given) if isinstance(given, str) else given
 
 
 def check_names(names: Collection[str], reference: str) -> None:

@@ -81,10 +81,9 @@ def mixed(
         device: where weights alone are compared; with examples it is theirs.
         progress: told after every sweep and every gradient.
 
-    The networks as given are a candidate, too: they never end worse than they were, by that loss.
-
     The loss is measured at the barycentre, at the midpoints of a ring of pairs and halfway from the
     barycentre to every network, as the excess over the networks' own, with BatchNorm re-estimated.
+    The networks as given are a candidate, too: they never end worse than they were, by that loss.
     The traces are the lowest excess so far.
 
     Raises:

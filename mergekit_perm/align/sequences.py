@@ -9,13 +9,8 @@ from typing import Any
 
 import torch
 
-from mergekit_perm.align.given import (
-    JOINT,
-    check_finite,
-    check_known,
-    check_names,
-    device_of,
-)
+from mergekit_perm import devices
+from mergekit_perm.align.given import JOINT, check_finite, check_known, check_names
 from mergekit_perm.align.solution import Saw
 from mergekit_perm.align.stacked import CheckpointWeights, common_length, stacked
 from mergekit_perm.align.views import State
@@ -99,7 +94,7 @@ def align_sequences(
         bound,
         reference=reference,
         weights=weights,
-        device=device_of(device),
+        device=None if device is None else devices.device(device),
         progress=progress,
         **options,
     )

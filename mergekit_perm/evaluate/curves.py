@@ -165,8 +165,8 @@ def barrier(
         splits: the names of the splits to measure, or None for all.
         calibration: one or more names in `CALIBRATIONS`; ``repair`` and ``repair+temperature`` are
             measured in one pass, and so are others of which one adds the temperature. Without
-            BatchNorm in the module,
-            ``batch_norm`` has nothing to do and gives the values of ``none``.
+            BatchNorm in the module, ``batch_norm`` has nothing to do and gives the values of
+            ``none``.
         reference: the network that pairs are spokes of; None or ``joint`` for no network.
         alignment: what the result says under `Barrier.alignment`.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; holds all networks at once.
@@ -189,8 +189,7 @@ def barrier(
     )  # fmt: skip
     chosen = _splits(data, splits)
     calibrations = [calibration] if isinstance(calibration, str) else list(calibration)
-    place = find_device(device) if isinstance(device, str) else device
-    has_norm = has_batch_norm(module)
+    place, has_norm = find_device(device), has_batch_norm(module)
     effective = {
         name: effective_calibration(known_calibration(name), batch_norm=has_norm)
         for name in calibrations
@@ -209,20 +208,29 @@ def barrier(
             calibration=name, device=place, batch_size=batch_size, precision=precision,
             both=other in effective.values() and other not in values,
         )  # fmt: skip
-        known_points = beside.get(name)
-        measured = measure_points(engine, needed, known=known_points, progress=progress, task=task)
-        found = dict(zip(needed, measured, strict=True))
-        others = ((point, engine.beside(point)) for point in needed)
-        beside[other] = {point: metrics for point, metrics in others if metrics is not None}
+        values[name], beside[other] = _measured(engine, needed, beside.get(name), progress, task)
         if simplex is not None and search:
-            found |= search_simplex(engine, found, grid=simplex, count=search, progress=progress)
-        values[name] = found
+            values[name] |= search_simplex(
+                engine, values[name], grid=simplex, count=search, progress=progress
+            )
     return tuple(
         path.with_all(values[done]).barrier(names, values[done], name, split, metric, alignment)
         for path in paths
         for name, done in ((name, effective[name]) for name in calibrations)
         for split in chosen
         for metric in METRICS
+    )
+
+
+def _measured(
+    engine: Engine, points: Sequence[Weights], known: Found | None, progress: Progress, task: str
+) -> tuple[Found, Found]:
+    """Return what an engine measures at `points`, and what it measures beside that."""
+    metrics = measure_points(engine, points, known=known, progress=progress, task=task)
+    beside = ((point, engine.beside(point)) for point in points)
+    return (
+        dict(zip(points, metrics, strict=True)),
+        {point: found for point, found in beside if found is not None},
     )
 
 

@@ -83,5 +83,6 @@ def _measure(
     shop: Workshop,
 ) -> Result:
     networks = partial(shop.named, pair, alignment)
-    engine = shop.engine_for((tuple(pair), alignment, calibration), networks, calibration)
+    which = tuple(pair), alignment, calibration
+    engine = partial(shop.engine_for, which, networks, calibration)
     return measure_kept(name, key, engine, points, task, shop)

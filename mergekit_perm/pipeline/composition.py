@@ -18,11 +18,11 @@ import numpy as np
 from mergekit_perm import evaluate
 from mergekit_perm.alignment import Alignment
 from mergekit_perm.pipeline.aligning import keep_permutations, match_pair
-from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest, other_calibration
+from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
 from mergekit_perm.pipeline.keys import (
-    evaluation_key,
     found_at,
     matching_key,
+    measuring,
     networks_key,
     permutations_key,
 )
@@ -130,12 +130,8 @@ def _name(calibration: str) -> str:
 
 def _place(inputs: Inputs, which: str, calibration: str) -> Place:
     """Return where paths and cycles are measured, all of which have the key `which`."""
-    other = other_calibration(inputs, calibration)
-    beside = None
-    if other is not None:
-        beside = _name(other), evaluation_key(inputs, which, other, ())
-    key = evaluation_key(inputs, which, calibration, ())
-    return Place(_name(calibration), key, (), beside)
+    (stage, key), beside = measuring(inputs, which, calibration, (), _name)
+    return Place(stage, key, (), beside)
 
 
 # ----------------------------------------------------------------------------------------- work

@@ -18,8 +18,8 @@ import torch
 from mergekit_perm import evaluate
 from mergekit_perm.alignment import Alignment
 from mergekit_perm.pipeline.aligning import match, permutation_spec
-from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest, other_calibration
-from mergekit_perm.pipeline.keys import evaluation_key, matching_key, networks_key
+from mergekit_perm.pipeline.inputs import Inputs, calibrations, digest
+from mergekit_perm.pipeline.keys import matching_key, measuring, networks_key
 from mergekit_perm.pipeline.pair_barriers import Place, pair_barriers
 from mergekit_perm.pipeline.stage import Stage
 from mergekit_perm.pipeline.stages import Beside
@@ -38,13 +38,9 @@ def control_stages(inputs: Inputs) -> Iterator[Stage]:
         which = digest(networks_key(inputs), _points(inputs))
         if kind == PLANTED:
             which = digest(which, matching_key(inputs, _planted(inputs), _planted(inputs)))
-        name, title = _name(kind, calibration), f"evaluating {_LABELS[kind]}"
+        title = f"evaluating {_LABELS[kind]}"
         title += "" if calibration == "none" else f", {calibration}"
-        key = evaluation_key(inputs, which, calibration, ())
-        other = other_calibration(inputs, calibration)
-        beside = None
-        if other is not None:
-            beside = _name(kind, other), evaluation_key(inputs, which, other, ())
+        (name, key), beside = measuring(inputs, which, calibration, (), partial(_name, kind))
         yield Stage(name, title, key, (), partial(_WORK[kind], name, key, calibration, beside))
 
 

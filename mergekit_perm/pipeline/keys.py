@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from mergekit_perm import merge
-from mergekit_perm.pipeline.inputs import Inputs, calibration_batch_size, digest
+from mergekit_perm.pipeline.inputs import (
+    Inputs,
+    calibration_batch_size,
+    digest,
+    other_calibration,
+)
 from mergekit_perm.spec.fields import PRUNED
 from mergekit_perm.spec.recipes import DATA_RECIPES, RECIPES
 
@@ -147,3 +152,30 @@ def evaluation_key(inputs: Inputs, key: str, calibration: str, points: Sequence[
     measured = [calibration, points, inputs.splits, batch_size, precision]
     where = "+".join(sorted({device.type for device in inputs.devices}))
     return digest(VERSION, key, measured, fingerprint, where)
+
+
+def measuring(
+    inputs: Inputs,
+    key: str,
+    calibration: str,
+    points: Sequence[Weights],
+    named: Callable[[str], str],
+) -> tuple[tuple[str, str], tuple[str, str] | None]:
+    """Return name and key of the stage that measures networks, and of the one beside it, if any.
+
+    That measures the same with the temperature, or without it: both are done in one pass.
+
+    Args:
+        inputs: of the run.
+        key: of the networks.
+        calibration: of mixtures.
+        points: which mixtures.
+        named: what a stage is called, by its calibration.
+    """
+    other = other_calibration(inputs, calibration)
+    own, *beside = (
+        (named(name), evaluation_key(inputs, key, name, points))
+        for name in (calibration, other)
+        if name is not None
+    )
+    return own, beside[0] if beside else None

@@ -149,9 +149,8 @@ def _measure(
     shop: Workshop,
 ) -> Result:
     """Measure mixtures of the networks at `applied`, permuted as found at `row`, if that is any."""
-    engine = shop.engine_for(
-        (row, applied, calibration), partial(_placed, row, applied, shop), calibration
-    )
+    networks = partial(_placed, row, applied, shop)
+    engine = partial(shop.engine_for, (row, applied, calibration), networks, calibration)
     return measure_kept(name, key, engine, points, task, shop)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from mergekit_perm import evaluate
 from mergekit_perm.pipeline.inputs import digest
@@ -52,17 +53,22 @@ def pair_barriers(
     """
     names = tuple(pair)
     (path,) = evaluate.paths_between(names, "all", reference=None, points=points, simplex=None)
-    wanted, key = list(path.points(names)), place.kept_by(place.key)
-    values = read_points(shop.folder.kept_points(place.stage, key))
-    if not values.keys() >= set(wanted):
-        other = unfinished(place.beside, shop)
-        beside = other and (other[0], place.kept_by(other[1]))
-        which = place, calibration
-        engine = shop.engine_for(which, lambda: pair, calibration, both=beside is not None)
-        found = measure_kept(
-            place.stage, key, engine, wanted, "", shop, beside=beside, progress=silent
-        )
-        values = read_points(found["points"])
+    other = unfinished(place.beside, shop)
+    beside = other and (other[0], place.kept_by(other[1]))
+    engine = partial(
+        shop.engine_for, (place, calibration), lambda: pair, calibration, both=beside is not None
+    )
+    found = measure_kept(
+        place.stage,
+        place.kept_by(place.key),
+        engine,
+        list(path.points(names)),
+        "",
+        shop,
+        beside=beside,
+        progress=silent,
+    )
+    values = read_points(found["points"])
     return {
         split: {
             metric: path.barrier(names, values, calibration, split, metric, "aligned").barrier

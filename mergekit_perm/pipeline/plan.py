@@ -31,7 +31,6 @@ from mergekit_perm.pipeline.inputs import (
     calibrations,
     digest,
     gather,
-    other_calibration,
 )
 from mergekit_perm.pipeline.keys import (
     VERSION,
@@ -39,6 +38,7 @@ from mergekit_perm.pipeline.keys import (
     evaluation_key,
     family_key,
     found_at,
+    measuring,
     merge_key,
     network_key,
     networks_key,
@@ -310,9 +310,8 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
                 task = f"evaluating {label}, {alignment}"
                 task += "" if calibration == "none" else f", {calibration}"
                 family = family_key(inputs, alignment)
-                (name, key), beside = _measuring(
-                    inputs, alignment, calibration, label, family, points
-                )
+                named = partial(stages.evaluation_name, alignment, label=label)
+                (name, key), beside = measuring(inputs, family, calibration, points, named)
                 work = partial(
                     stages.measure_points, name, key, alignment, calibration, points, task, beside
                 )
@@ -321,36 +320,13 @@ def _evaluation_stages(inputs: Inputs) -> Iterator[Stage]:
         yield from _search_stage(inputs, alignment, calibration, sets)
     for recipe, calibration in itertools.product(inputs.spec.merge, calibrations(inputs)):
         merged = merge_key(inputs, recipe.name)
-        (name, key), beside = _measuring(inputs, "merged", calibration, recipe.name, merged, [])
+        named = partial(stages.evaluation_name, "merged", label=recipe.name)
+        (name, key), beside = measuring(inputs, merged, calibration, [], named)
         place = _merged_from(inputs)
         work = partial(stages.measure_merged, name, key, recipe, place, calibration, beside)
         title = f"evaluating merged network {recipe.name}"
         title += "" if calibration == "none" else f", {calibration}"
         yield Stage(name, title, key, (), work)
-
-
-def _measuring(
-    inputs: Inputs,
-    alignment: str,
-    calibration: str,
-    label: str,
-    family: str,
-    points: Sequence[Weights],
-) -> tuple[tuple[str, str], stages.Beside]:
-    """Return name and key of the stage that measures points of what has the key `family`.
-
-    And of the stage beside it, if there is one; see `stages.measure_points`.
-    """
-    other = other_calibration(inputs, calibration)
-    own, *beside = (
-        (
-            stages.evaluation_name(alignment, name, label),
-            evaluation_key(inputs, family, name, points),
-        )
-        for name in (calibration, other)
-        if name is not None
-    )
-    return own, (beside[0] if beside else None)
 
 
 def _search_stage(

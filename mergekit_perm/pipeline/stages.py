@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from mergekit_perm import checkpoints, evaluate, networks, train
@@ -128,21 +129,17 @@ def measure_points(
             without it, if there is one: what it needs is measured in the same passes.
         shop: where to work.
     """
-    known = read_points(shop.folder.kept_points(name, key))
-    if known.keys() >= set(weights):
-        shop.progress(task, len(weights), len(weights))
-        return {"points": [plain_point(point, known[point]) for point in weights]}
     networks = shop.results.get(evaluation_name(alignment, calibration, "networks"), {})
     ends = read_points(networks.get("points", []))
     beside = unfinished(beside, shop)
-    engine = shop.engine(alignment, calibration, both=beside is not None)
+    engine = partial(shop.engine, alignment, calibration, both=beside is not None)
     return measure_kept(name, key, engine, weights, task, shop, ends, beside=beside)
 
 
 def measure_kept(
     name: str,
     key: str,
-    engine: Engine,
+    make: Callable[[], Engine],
     weights: Sequence[Weights],
     task: str,
     shop: Workshop,
@@ -151,13 +148,18 @@ def measure_kept(
     beside: Beside = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Measure mixtures of the networks of `engine` at `weights`; `ends` are known already.
+    """Measure mixtures of the networks of an engine at `weights`; `ends` are known already.
 
     Every point is kept as soon as it is measured, so that a run that is killed goes on from there;
-    what was measured beside it is kept for the stage that it belongs to.
+    what was measured beside it is kept for the stage that it belongs to. The engine is made where
+    there is anything left to measure.
     """
+    progress = progress or shop.progress
     known = read_points(shop.folder.kept_points(name, key))
-    curve = FormingCurve(weights, ends or {}, known)
+    if known.keys() >= set(weights):
+        progress(task, len(weights), len(weights))
+        return {"points": [plain_point(point, known[point]) for point in weights]}
+    engine, curve = make(), FormingCurve(weights, ends or {}, known)
 
     def keep(point: Weights, found: Mapping[str, evaluate.Metrics]) -> None:
         shop.folder.keep_point(name, key, plain_point(point, found))
@@ -170,7 +172,7 @@ def measure_kept(
         known=known,
         ends=ends,
         keep=keep,
-        progress=curve.shown(progress or shop.progress),
+        progress=curve.shown(progress),
         task=task,
     )
     return {"points": [plain_point(*each) for each in zip(weights, measured, strict=True)]}

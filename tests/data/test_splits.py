@@ -143,6 +143,19 @@ def test_a_reader_that_dies_is_an_error_that_says_what_to_do() -> None:
         list(split.batches(2))
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what a loader that gives nothing has been asked for."""
+    options_asked: dict[str, Any] = {}
+
+    def loader(_dataset: Any, _batch_size: int, **options: Any) -> list[Any]:
+        options_asked.update(options)
+        return []
+
+    monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
+    return options_asked
+
+
 @pytest.mark.parametrize(
     ("workers", "device", "order", "processes", "pinned"),
     [
@@ -155,20 +168,13 @@ def test_a_reader_that_dies_is_an_error_that_says_what_to_do() -> None:
     ],
 )
 def test_cuda_is_fed_from_pinned_memory_by_several_processes(
-    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, Any],
     workers: int | None,
     device: str,
     order: torch.Tensor | None,
     processes: int,
     pinned: bool,
 ) -> None:
-    asked: dict[str, Any] = {}
-
-    def loader(_dataset: Any, _batch_size: int, **options: Any) -> list[Any]:
-        asked.update(options)
-        return []
-
-    monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
     split = Split("train", Squares(), workers=workers)
     assert list(split.batches(2, device=device, order=order)) == []
     assert (asked["num_workers"], asked["pin_memory"]) == (processes, pinned)
@@ -176,15 +182,8 @@ def test_cuda_is_fed_from_pinned_memory_by_several_processes(
 
 @pytest.mark.parametrize(("order", "processes"), [(None, 4), (torch.arange(2), 0)])
 def test_a_single_batch_starts_no_processes(
-    monkeypatch: pytest.MonkeyPatch, order: torch.Tensor | None, processes: int
+    asked: dict[str, Any], order: torch.Tensor | None, processes: int
 ) -> None:
-    asked: dict[str, Any] = {}
-
-    def loader(_dataset: Any, _batch_size: int, **options: Any) -> list[Any]:
-        asked.update(options)
-        return []
-
-    monkeypatch.setattr("mergekit_perm.data.splits.DataLoader", loader)
     assert list(Split("train", Squares(), workers=8).batches(3, order=order)) == []
     assert asked["num_workers"] == processes
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mergekit_perm import evaluate
 from mergekit_perm.report import html
 from mergekit_perm.spec import RunSpec, loads
 from tests import pages
@@ -52,3 +54,33 @@ def small() -> Callable[..., RunSpec]:
         return loads(SMALL, file="small.yaml", overrides=overrides)
 
     return load
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object], int], list[Any]]:
+    """Return a function that does `work`, and kills it `after` so many points are measured.
+
+    It returns these points, in a list that goes on with those of later runs.
+    """
+    measure = evaluate.Engine.measure
+
+    def run(work: Callable[[], object], after: int) -> list[Any]:
+        seen: list[Any] = []
+
+        def count(engine: evaluate.Engine, weights: Any) -> Any:
+            seen.append(weights)
+            return measure(engine, weights)
+
+        def stop_in_time(engine: evaluate.Engine, weights: Any) -> Any:
+            if len(seen) == after:
+                raise KeyboardInterrupt
+            return count(engine, weights)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(evaluate.Engine, "measure", stop_in_time)
+            with pytest.raises(KeyboardInterrupt):
+                work()
+        monkeypatch.setattr(evaluate.Engine, "measure", count)
+        return seen
+
+    return run

@@ -21,6 +21,7 @@ from mergekit_perm.pipeline.folder import RunFolder
 from mergekit_perm.spec import RunSpec
 
 Small = Callable[..., RunSpec]
+Killed = Callable[[Callable[[], object], int], list[Any]]
 FOLDER = Path("out/small")
 
 
@@ -62,28 +63,13 @@ def test_a_failed_run_goes_on_where_it_stopped(
     assert {name: stamps()[name] for name in before} == before
 
 
-def test_points_that_were_measured_are_kept(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = evaluate.Engine.measure
-    seen: list[Any] = []
-
-    def count(engine: evaluate.Engine, weights: Any) -> Any:
-        seen.append(weights)
-        return measure(engine, weights)
-
-    def stop_in_time(engine: evaluate.Engine, weights: Any) -> Any:
-        if len(seen) == 5:  # after the three networks and two points of the first pair
-            raise KeyboardInterrupt
-        return count(engine, weights)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(evaluate.Engine, "measure", stop_in_time)
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run(small("evaluate.points=9"))
+def test_points_that_were_measured_are_kept(small: Small, killed: Killed) -> None:
+    # After the three networks and two points of the first pair.
+    seen = killed(lambda: pipeline.run(small("evaluate.points=9")), 5)
     (kept,) = FOLDER.glob(".stages/*.points.jsonl")
     with kept.open("a", encoding="utf-8") as file:
         file.write('\n{"key": "cut o')
     first = list(seen)
-    monkeypatch.setattr(evaluate.Engine, "measure", count)
     report = pipeline.run(small("evaluate.points=9"))
     naive = seen[: seen.index((1.0, 0.0, 0.0), 1)]
     assert len(naive) == len(set(naive)) and naive[:5] == first

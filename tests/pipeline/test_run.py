@@ -22,6 +22,7 @@ from mergekit_perm.report import Report
 from mergekit_perm.spec import RunSpec, loads, resolved
 
 Small = Callable[..., RunSpec]
+Killed = Callable[[Callable[[], object], int], list[Any]]
 OPTIONS = {"in_features": 64, "hidden": [8, 8], "num_classes": 10}
 
 
@@ -205,7 +206,9 @@ def test_what_fitted_on_a_device_is_remembered_between_engines(
     assert given[:2] == [256, 128] and set(given[2:]) == {64}
 
 
-def test_ten_networks_from_end_to_end(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ten_networks_from_end_to_end(
+    small: Small, monkeypatch: pytest.MonkeyPatch, killed: Killed
+) -> None:
     names = "abcdefghij"
     given = (
         *(f"networks.{name}={{train: {{seed: {seed}}}}}" for seed, name in enumerate(names)),
@@ -221,26 +224,10 @@ def test_ten_networks_from_end_to_end(small: Small, monkeypatch: pytest.MonkeyPa
         # Its vertices, the middles of its edges, and the barycentre.
         assert len(simplex.points) == 10 + 45 + 1
         assert evaluate.barycentre(10) in {tuple(point.weights) for point in simplex.points}
-    seen: list[Any] = []
-    measure = evaluate.Engine.measure
-
-    def count(engine: evaluate.Engine, weights: Any) -> Any:
-        seen.append(weights)
-        return measure(engine, weights)
-
-    def stop_in_time(engine: evaluate.Engine, weights: Any) -> Any:
-        if len(seen) == 20:
-            raise KeyboardInterrupt
-        return count(engine, weights)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(evaluate.Engine, "measure", stop_in_time)
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run(small(*given))
+    seen = killed(lambda: pipeline.run(small(*given)), 20)
     # The networks, the middles of the two paths, and then what is farthest from all of them.
     assert [max(point) for point in seen[:12]] == [1.0] * 10 + [0.5] * 2
     assert seen[12] == evaluate.barycentre(10)
-    monkeypatch.setattr(evaluate.Engine, "measure", count)
     assert pipeline.run(small(*given)).barriers == whole.barriers
     assert len(seen) == 2 * (10 + 45 + 1) + 1
 
