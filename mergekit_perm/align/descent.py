@@ -10,14 +10,14 @@ matching one group of one network to the sum of the other networks; every accept
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
 
-from mergekit_perm import tensor_action
+from mergekit_perm.align.changes import Change, change
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.evidence import Evidence
 from mergekit_perm.align.precision import in_double
@@ -114,6 +114,8 @@ class Descent:
         self._changed: dict[str, int] = {}
         self._settled: dict[tuple[str, str], int] = {}
         self._kept: dict[str, dict[str, KeptSimilarity]] = {}
+        # The tensors that nobody else holds: they are moved in place.
+        self._own: set[tuple[str, str]] = set()
 
     def settle(self) -> None:
         """Match groups one by one, each on the tensors whose other groups are settled already.
@@ -122,6 +124,7 @@ class Descent:
         """
         before = dict(self.members), {name: dict(state) for name, state in self.current.items()}
         views = self.evidence.views
+        self._own.clear()  # what was before is kept
         for name in self.moving:
             settled: list[str] = []
             while len(settled) < len(views) and not self.settings.deadline.passed():
@@ -215,32 +218,31 @@ class Descent:
         known: float | None,
     ) -> float:
         spec, current = self.evidence.spec, self.current[name]
-        moved = {
-            tensor: tensor_action.act(current[tensor], spec.axes[tensor], spec.groups, step)
+        changes = {
+            tensor: change(current[tensor], spec.axes[tensor], spec.groups, step)
             for tensor in view.moved
             if tensor in current
         }
         gain = 0.0
         if only_if_it_gains:
             gain = known or sum(
-                _inner_product_gained(moved[t], current[t], self._target(name, t), dim, places)
-                for t, dim, places in _changed_parts(view, step)
+                _inner_product_gained(changes[t], self._target(name, t)) for t in view.tensors
             )
             if gain <= 0.0:
                 return 0.0
         self._clock += 1
-        for tensor, value in moved.items():
+        for kept in self._kept.get(name, {}).values():
+            if kept.view.group == view.group:
+                kept.moved(step[view.group])
+            else:
+                kept.changed(changes)
+        for tensor, made in changes.items():
             if self.total:
-                self.total[tensor].add_(value).sub_(current[tensor])
+                made.add_to(self.total[tensor])
+            own = (name, tensor) in self._own
+            current[tensor] = made.made(current[tensor], in_place=own)
+            self._own.add((name, tensor))
             self._changed[tensor] = self._clock
-        if name in self._kept:
-            parts = {tensor: (dim, places) for tensor, dim, places in _changed_parts(view, step)}
-            for kept in self._kept[name].values():
-                if kept.view.group == view.group:
-                    kept.moved(step[view.group])
-                else:
-                    kept.changed(current, moved, parts)
-        current.update(moved)
         self.members[name] = then(self.members[name], step)
         return gain
 
@@ -332,28 +334,10 @@ def pairwise_objective(states: Mapping[str, Mapping[str, torch.Tensor]]) -> floa
     return total
 
 
-def _changed_parts(view: View, step: Member) -> Iterator[tuple[str, int, torch.Tensor | None]]:
-    """Yield each tensor of the group, and along which axis which coordinates may have changed."""
-    if not view.is_linear:
-        yield from ((tensor, 0, None) for tensor in view.tensors)
-        return
-    elements = np.flatnonzero(step[view.group] != np.arange(view.size))
-    for carrier in view.carriers:
-        yield carrier.tensor, carrier.dim, torch.from_numpy(carrier.coordinates(elements))
-
-
-def _inner_product_gained(
-    moved: torch.Tensor,
-    current: torch.Tensor,
-    target: torch.Tensor,
-    dim: int,
-    places: torch.Tensor | None,
-) -> float:
-    """Return <moved, target> - <current, target>, which differ at `places` along `dim` only."""
-    parts = [moved, current, target]
-    if places is not None:
-        parts = [part.index_select(dim, places.to(part.device)) for part in parts]
+def _inner_product_gained(change: Change, target: torch.Tensor) -> float:
+    """Return what the inner product of the changed tensor and `target` gains."""
+    parts = [change.after, change.before, change.part(target)]
     return sum(
-        float(torch.dot(moved, target)) - float(torch.dot(current, target))
-        for moved, current, target in in_double(parts)
+        float(torch.dot(after, target)) - float(torch.dot(before, target))
+        for after, before, target in in_double(parts)
     )

