@@ -52,7 +52,9 @@ def weight_matching(
         cooling: with "joint", for how many sweeps every start is shaken by noise that dies away,
             before it descends (simulated annealing); 0 for none. Two networks are matched jointly
             by matching one to the other, without it.
-        order: visit groups in "random" order, anew each sweep, or "forward" as the spec has them.
+        order: visit groups in "random" order, anew each sweep, or "forward" as the spec has them,
+            which takes fewer sweeps of deep networks with little in common, and of trained ResNets
+            ends a little lower.
         tolerance: stop when a sweep raises the objective by less than this fraction of it; None is
             1e-9 to one network, and 2e-5 with "joint".
         max_sweeps: stop after so many sweeps at the latest.

@@ -175,18 +175,22 @@ def _mean_seconds(rows: Rows, kind: str, method: str) -> str:
 
 
 def _speed(rows: Rows, mark: str = "bench", where: str = "") -> str:
-    body = [
-        [r["case"], f"{r['textbook seconds']:.1f}", f"{r['textbook objective']:.1f}",
-         str(r["restarts"]), f"{r['seconds']:.1f}", f"{r['objective']:.1f}",
-         f"{r['textbook seconds'] / r['seconds']:.2f}"]
-        for r in rows
-    ]  # fmt: skip
-    head = ["weights", "textbook, s", "objective", "restarts", "weight_matching, s", "objective",
-            "times as fast"]  # fmt: skip
+    body = []
+    for correlation, search in dict.fromkeys((r["correlation"], r["search"]) for r in rows):
+        same = [r for r in rows if r["correlation"] == correlation]
+        own = [r for r in same if r["search"] == search]
+        loop = [r for r in same if r["search"] == same[0]["search"]]
+        seconds, base = (np.mean([r["seconds"] for r in each]) for each in (own, loop))
+        body.append([
+            f"{correlation:g}", search, interval([r["objective"] for r in own]),
+            interval([r["seconds"] for r in own]), f"{base / seconds:.2f}",
+        ])  # fmt: skip
+    head = ["correlation", "search", "objective", "s", "times as fast as the loop"]
     return (
         f"## A pair of ResNet-50{where}: weight matching against the textbook loop\n\n"
-        "One process, equal threads, the better of two rounds; the loop computes every similarity "
-        "anew each time (tests/benchmarks/textbook.py). "
+        "One process, equal threads, means and 95 % t-intervals over seeds, which decide the order "
+        "of visits; the loop computes every similarity anew each time "
+        "(tests/benchmarks/textbook.py). "
         f"`pytest -m {mark} tests/benchmarks/test_pair_speed.py`\n\n" + table(head, body)
     )
 

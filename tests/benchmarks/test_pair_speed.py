@@ -1,4 +1,6 @@
-"""A pair of ResNet-50 with weakly correlated weights: against the textbook loop.
+"""A pair of ResNet-50 with weakly correlated weights: against the textbook loop, over seeds.
+
+How long either takes, and how high it ends, depends on the random order of its visits.
 
 pytest -m bench tests/benchmarks/test_pair_speed.py
 pytest -m gpu tests/benchmarks/test_pair_speed.py
@@ -6,7 +8,9 @@ pytest -m gpu tests/benchmarks/test_pair_speed.py
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +29,7 @@ from tests.benchmarks import results, textbook
 State = dict[str, torch.Tensor]
 
 THREADS = 2
-ROUNDS = 2
+SEEDS = range(5)
 
 
 def pair(
@@ -56,48 +60,60 @@ def objective(
     )
 
 
-def textbook_run(ours: State, theirs: State, spec: pm.PermutationSpec) -> dict[str, Indices]:
-    return textbook.weight_matching(ours, theirs, spec)[0]
+def textbook_run(
+    ours: State, theirs: State, spec: pm.PermutationSpec, seed: int
+) -> dict[str, Indices]:
+    return textbook.weight_matching(ours, theirs, spec, seed=seed)[0]
 
 
 def ours_run(
-    ours: State, theirs: State, spec: pm.PermutationSpec, device: torch.device, restarts: int
+    ours: State,
+    theirs: State,
+    spec: pm.PermutationSpec,
+    seed: int,
+    **options: Any,
 ) -> dict[str, Indices]:
     pair = {"a": ours, "b": theirs}
-    return weight_matching(pair, spec, reference="a", restarts=restarts, device=device).members["b"]
+    return weight_matching(pair, spec, reference="a", seed=seed, **options).members["b"]
+
+
+SEARCHES: Mapping[str, Callable[..., dict[str, Indices]]] = {
+    "the textbook loop": textbook_run,
+    "weight_matching": ours_run,
+    "weight_matching, restarts: 2": partial(ours_run, restarts=2),
+    "weight_matching, order: forward": partial(ours_run, order="forward"),
+}
 
 
 def compared(device: torch.device) -> results.Rows:
-    """Return time and objective of the loop and of ours, with the weights on `device`."""
+    """Return time and objective of the loop and of ours by seed, with the weights on `device`."""
     rows = []
     for correlation in (0.0, 0.05, 0.1):
         ours, theirs, spec = pair(correlation)
         ours, theirs = ({k: v.to(device) for k, v in state.items()} for state in (ours, theirs))
-        row = {"case": f"correlation {correlation:g}", "weak": correlation > 0}
-        works: dict[Any, Any] = {"textbook": partial(textbook_run, ours, theirs, spec)}
-        for restarts in (1, 2):
-            works[restarts] = partial(ours_run, ours, theirs, spec, device, restarts)
-        found, seconds = {}, dict.fromkeys(works, float("inf"))
-        for _ in range(ROUNDS):
-            for key, work in works.items():
-                began = time.perf_counter()
-                found[key] = work()
-                seconds[key] = min(seconds[key], time.perf_counter() - began)
-        reached = {key: objective(ours, theirs, spec, moves) for key, moves in found.items()}
-        row["textbook seconds"] = seconds["textbook"]
-        row["textbook objective"] = reached["textbook"]
-        for key in (1, 2):
-            own = {"restarts": key, "seconds": seconds[key], "objective": reached[key]}
-            rows.append(row | own)
+        for seed, (key, work) in itertools.product(SEEDS, SEARCHES.items()):
+            began = time.perf_counter()
+            moves = work(ours, theirs, spec, seed)
+            seconds = time.perf_counter() - began
+            reached = objective(ours, theirs, spec, moves)
+            row = {"correlation": correlation, "seed": seed, "search": key}
+            rows.append(row | {"seconds": seconds, "objective": reached})
     return rows
 
 
-def check(rows: results.Rows) -> None:
-    for row in rows:
-        if row["restarts"] == 1:
-            assert row["objective"] >= row["textbook objective"]
-            # Without any correlation there is nothing to find, and no claim of how fast.
-            assert row["textbook seconds"] >= 3 * row["seconds"] or not row["weak"]
+def check(rows: results.Rows, times: float) -> None:
+    """Assert that ours is `times` as fast on average where there is something to find."""
+    for correlation in (0.05, 0.1):
+        seconds, heights = (
+            {
+                search: np.mean([r[key] for r in rows if (r["search"], r["correlation"]) == pair])
+                for search in SEARCHES
+                for pair in [(search, correlation)]
+            }
+            for key in ("seconds", "objective")
+        )
+        assert heights["weight_matching"] >= heights["the textbook loop"]
+        assert seconds["the textbook loop"] >= times * seconds["weight_matching"]
 
 
 @pytest.mark.bench
@@ -106,7 +122,7 @@ def test_a_pair_is_matched_three_times_as_fast_at_no_lower_objective() -> None:
     torch.set_num_threads(THREADS)
     rows = compared(torch.device("cpu"))
     results.keep("pair_speed", rows)
-    check(rows)
+    check(rows, times=3)
 
 
 @pytest.mark.gpu
@@ -120,4 +136,4 @@ def test_a_pair_on_an_accelerator() -> None:
     weight_matching(pair_there, spec, reference="a", device=device, max_sweeps=1)  # warm
     rows = compared(device)
     results.keep("pair_speed_gpu", rows, "cuda")
-    assert all(row["objective"] >= row["textbook objective"] for row in rows)
+    check(rows, times=1)
