@@ -30,6 +30,7 @@ class Workshop:
     """Where stages work: the folder, the inputs, and what is kept in memory between stages.
 
     Attributes:
+        use_cache: take what was done before this run.
         results: of the stages that are finished, by name.
     """
 
@@ -52,6 +53,12 @@ class Workshop:
         """
         inputs = self.inputs
         return inputs.outline.ties if networks.is_function(inputs.architecture) else {}
+
+    def done(self, stage: str, key: str) -> Result | None:
+        """Return the result of a stage that is done: in this run, or before if that may be used."""
+        if stage in self.results or not self.use_cache:
+            return self.results.get(stage)
+        return self.folder.result(stage, key)
 
     def read(self, file: str) -> State:
         """Return the weights in `file` of the folder, mapped into memory."""
