@@ -12,7 +12,7 @@ from mergekit_perm.data.batches import Batches
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.classifier import scale_logits
-from mergekit_perm.evaluate.memory import explaining
+from mergekit_perm.evaluate.memory import Room, explaining
 from mergekit_perm.evaluate.metrics import logits_of
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.points import vertex
@@ -37,6 +37,7 @@ def calibrate(
     temperature_split: Split | None = None,
     device: str | torch.device = "cpu",
     batch_size: int = 512,
+    room: Room | None = None,
 ) -> float:
     """Re-estimate in place, on data, what mixing weights has invalidated.
 
@@ -76,6 +77,7 @@ def calibrate(
         device: where to compute; with ``repair`` it holds all the networks at once.
         batch_size: examples at a time; halved, with a warning, where memory runs out while
             statistics are estimated.
+        room: what there was memory for on the device before; fewer examples are kept there.
 
     Returns:
         What logits were multiplied by: 1 without ``temperature``, and where none is best.
@@ -92,7 +94,9 @@ def calibrate(
         raise EvaluationError(
             "calibration 'repair' needs `states`: the networks whose statistics the mixture gets"
         )
-    apply = calibrator(name, train_split, device=device, batch_size=batch_size)
+    room = Room() if room is None else room
+    size = room.calibrating_on(batch_size)
+    apply = calibrator(name, train_split, device=device, batch_size=size)
     split = temperature_split or train_split
     if scaled and split is None:
         raise EvaluationError("calibration 'temperature' needs a split; there is none")
@@ -103,8 +107,8 @@ def calibrate(
             with explaining(device, f"for {len(states)} networks; choose another `device`"):
                 mixer = Mixer(module, states, device=device)
             ends = [vertex(len(states), place) for place in range(len(states))]
-            within_memory(lambda: apply.see(map(mixer.set, ends)), apply, device)
-        within_memory(lambda: apply(module, given), apply, device)
+            within_memory(lambda: apply.see(map(mixer.set, ends)), apply, device, room)
+        within_memory(lambda: apply(module, given), apply, device, room)
         if not scaled or split is None:
             return 1.0
         return _scale(module, Batches(split, device=device, batch_size=batch_size))

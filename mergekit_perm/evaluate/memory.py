@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -20,9 +20,17 @@ class Room:
 
     Attributes:
         most: examples at a time; None where memory has sufficed so far.
+        calibrating: the same, of those that statistics are estimated on.
+        warnings: what there was to warn of, in words.
     """
 
     most: int | None = None
+    calibrating: int | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def calibrating_on(self, wanted: int) -> int:
+        """Return how many examples at a time to calibrate with where so many are `wanted`."""
+        return min(wanted, self.calibrating or wanted)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -60,6 +60,17 @@ class Workshop:
             return self.results.get(stage)
         return self.folder.result(stage, key)
 
+    def room(self, device: torch.device) -> evaluate.Room:
+        """Return what there has been memory for on `device`."""
+        return self._rooms.setdefault(device, evaluate.Room())
+
+    def take_warnings(self) -> list[str]:
+        """Return what devices have warned of since this was last asked."""
+        found = [warning for room in self._rooms.values() for warning in room.warnings]
+        for room in self._rooms.values():
+            room.warnings.clear()
+        return found
+
     def read(self, file: str) -> State:
         """Return the weights in `file` of the folder, mapped into memory."""
         return checkpoints.map_state(self.folder.path / file)
@@ -175,7 +186,7 @@ class Workshop:
                 precision=inputs.spec.evaluate.precision,
                 in_place=place == 0,
                 both=both,
-                room=self._rooms.setdefault(device, evaluate.Room()),
+                room=self.room(device),
             )
             for place, device in reversed(list(enumerate(inputs.devices)))
         ]
