@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import weakref
 from typing import Any
 
 import pytest
@@ -24,7 +22,6 @@ from mergekit_perm.evaluate import (
     edge,
     engine,
     measure,
-    memory,
     mix,
 )
 from mergekit_perm.weighted import State
@@ -392,26 +389,6 @@ def test_a_mix_that_does_not_fit_is_an_error(
     monkeypatch.setattr(Mixer, "set", fail)
     with pytest.raises(EvaluationError, match="cpu has too little memory to mix networks"):
         ready.measure((0.5, 0.5))
-
-
-def test_memory_is_given_back_when_nothing_holds_it_any_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    held: list[weakref.ref[torch.Tensor]] = []
-    freed: list[bool] = []
-
-    def work() -> None:
-        tensor = torch.zeros(3)
-        held.append(weakref.ref(tensor))
-        raise torch.OutOfMemoryError("out of memory")
-
-    def empty() -> None:
-        freed.append(held[0]() is None and sys.exc_info() == (None, None, None))
-
-    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
-    found = memory.attempt(work, torch.device("cuda"))
-    assert isinstance(found, torch.OutOfMemoryError)
-    assert freed == [True]
 
 
 def test_other_errors_are_not_taken_for_that(
