@@ -12,7 +12,7 @@ from mergekit_perm.data.batches import Batches
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.classifier import scale_logits
-from mergekit_perm.evaluate.memory import explaining
+from mergekit_perm.evaluate.memory import Room, attempt, explaining
 from mergekit_perm.evaluate.metrics import logits_of
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.points import vertex
@@ -37,6 +37,7 @@ def calibrate(
     temperature_split: Split | None = None,
     device: str | torch.device = "cpu",
     batch_size: int = 512,
+    room: Room | None = None,
 ) -> float:
     """Re-estimate in place, on data, what mixing weights has invalidated.
 
@@ -74,8 +75,9 @@ def calibrate(
         weights: of the states, 0 or more; equal ones by default.
         temperature_split: where the temperature is found; `train_split` by default.
         device: where to compute; with ``repair`` it holds all the networks at once.
-        batch_size: examples at a time; halved, with a warning, where memory runs out while
-            statistics are estimated.
+        batch_size: examples at a time; halved where memory runs out, with a warning where
+            statistics that are estimated depend on it.
+        room: what there was memory for on the device before; fewer examples are kept there.
 
     Returns:
         What logits were multiplied by: 1 without ``temperature``, and where none is best.
@@ -83,7 +85,8 @@ def calibrate(
     Raises:
         EvaluationError: an unknown name; no split where one is needed, or for ``batch_norm`` and
             ``repair`` one of fewer than 2 examples; ``repair`` without states, or states that do
-            not fit the module; a network whose logits no layer scales.
+            not fit the module; a network whose logits no layer scales; too little memory for the
+            networks, or for few examples at a time.
     """
     device = torch.device(device)
     of_layers, scaled = steps_of(name)
@@ -92,7 +95,9 @@ def calibrate(
         raise EvaluationError(
             "calibration 'repair' needs `states`: the networks whose statistics the mixture gets"
         )
-    apply = calibrator(name, train_split, device=device, batch_size=batch_size)
+    room = Room() if room is None else room
+    size = room.calibrating_on(batch_size)
+    apply = calibrator(name, train_split, device=device, batch_size=size)
     split = temperature_split or train_split
     if scaled and split is None:
         raise EvaluationError("calibration 'temperature' needs a split; there is none")
@@ -103,16 +108,46 @@ def calibrate(
             with explaining(device, f"for {len(states)} networks; choose another `device`"):
                 mixer = Mixer(module, states, device=device)
             ends = [vertex(len(states), place) for place in range(len(states))]
-            within_memory(lambda: apply.see(map(mixer.set, ends)), apply, device)
-        within_memory(lambda: apply(module, given), apply, device)
+            within_memory(lambda: apply.see(map(mixer.set, ends)), apply, device, room)
+        within_memory(lambda: apply(module, given), apply, device, room)
         if not scaled or split is None:
             return 1.0
-        return _scale(module, Batches(split, device=device, batch_size=batch_size))
+        return _scale(module, split, device, batch_size)
 
 
-def _scale(module: nn.Module, batches: Batches) -> float:
+def _scale(module: nn.Module, split: Split, device: torch.device, batch_size: int) -> float:
     """Bring the logits of `module` to the best temperature; return what they are multiplied by."""
-    factor = finite_scale(*logits_of(module, batches))
+    batches, factor = _best_scale(module, split, device, batch_size)
     if factor != 1.0:
-        scale_logits(module, batches.first(_PROOF), factor)
+        with explaining(device, "to find the layer that makes the logits; choose another `device`"):
+            scale_logits(module, batches.first(min(_PROOF, batches.batch_size)), factor)
     return factor
+
+
+def _best_scale(
+    module: nn.Module, split: Split, device: torch.device, batch_size: int
+) -> tuple[Batches, float]:
+    """Return what the logits of `module` are best multiplied by, and the batches that fitted.
+
+    Where memory runs out, the split is no more kept on the device, and then examples are halved:
+    but for rounding, the temperature does not depend on how many there are at a time.
+
+    Raises:
+        EvaluationError: there is too little memory for one example at a time.
+    """
+    keep = True
+
+    def work() -> tuple[Batches, float]:
+        batches = Batches(split, device=device, batch_size=batch_size, keep=keep)
+        return batches, finite_scale(*logits_of(module, batches))
+
+    while isinstance(found := attempt(work, device), RuntimeError):
+        if keep:
+            keep = False
+        elif batch_size == 1:
+            raise EvaluationError(
+                f"{device} has too little memory for one example at a time; choose another `device`"
+            ) from found
+        else:
+            batch_size //= 2
+    return found

@@ -17,7 +17,7 @@ from torch import nn
 from mergekit_perm.data.batches import Batches
 from mergekit_perm.errors import EvaluationError, suggest
 from mergekit_perm.evaluate.batch_norms import has_batch_norm, re_estimating
-from mergekit_perm.evaluate.memory import attempt
+from mergekit_perm.evaluate.memory import Room, attempt
 from mergekit_perm.evaluate.metrics import evaluating
 from mergekit_perm.evaluate.repair import Repair
 
@@ -95,17 +95,19 @@ def within_memory(
     work: Callable[[], object],
     calibrate: Calibrator,
     device: torch.device,
+    room: Room,
     *,
     make_room: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do `work` by `calibrate`, with half as many examples at a time where memory runs out.
 
-    Statistics depend a little on how many there are, so that it warns when that happens, and first
-    asks to `make_room` otherwise, which tells whether there was anything to give up.
+    Statistics depend a little on how many there are, so that it warns when that happens, in `room`
+    too, and first asks to `make_room` otherwise, which tells whether there was anything to give up.
 
     Raises:
         EvaluationError: no fewer examples are possible.
     """
+    before = calibrate.batches
     while isinstance(error := attempt(work, device), RuntimeError):
         if make_room():
             continue
@@ -120,13 +122,17 @@ def within_memory(
                 f"{device} has too little memory to calibrate, even on {size} examples at a time; "
                 "choose another `device`, or leave `calibration` at none"
             ) from error
-        warnings.warn(
-            f"{device} has too little memory to calibrate on {batches.batch_size} examples at a "
-            f"time: from here on there are {size}, which statistics that are estimated again "
-            f"depend on a little; for the same number everywhere set `batch_size` to {size}",
-            stacklevel=2,
-        )
         calibrate.batches = batches.resized(size)
+    if before is None or calibrate.batches is None or calibrate.batches is before:
+        return
+    room.calibrating = size = calibrate.batches.batch_size
+    warning = (
+        f"{device} has too little memory to calibrate on {before.batch_size} examples at a time: "
+        f"from here on there are {size}, which statistics that are estimated again depend on a "
+        f"little; for the same number everywhere set `batch_size` to {size}"
+    )
+    room.warnings.append(warning)
+    warnings.warn(warning, stacklevel=2)
 
 
 def steps_of(name: str) -> tuple[str, bool]:

@@ -113,7 +113,7 @@ class Engine:
             calibration,
             train_split,
             device=device,
-            batch_size=batch_size or _CALIBRATING,
+            batch_size=self._room.calibrating_on(batch_size or _CALIBRATING),
             make=self._batches_of,
         )
 
@@ -172,7 +172,8 @@ class Engine:
             self._calibrate(self._mixer.set(weights), weights)
 
         with self.multiplying():
-            within_memory(work, self._calibrate, self._device, make_room=self._give_up_data)
+            give_up = self._give_up_data
+            within_memory(work, self._calibrate, self._device, self._room, make_room=give_up)
 
     def _suit(self, split: Split) -> None:
         """Find the layout and the norms to fuse, on a few examples."""

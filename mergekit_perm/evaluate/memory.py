@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -20,9 +21,17 @@ class Room:
 
     Attributes:
         most: examples at a time; None where memory has sufficed so far.
+        calibrating: the same, of those that statistics are estimated on.
+        warnings: what there was to warn of, in words.
     """
 
     most: int | None = None
+    calibrating: int | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def calibrating_on(self, wanted: int) -> int:
+        """Return how many examples at a time to calibrate with where so many are `wanted`."""
+        return min(wanted, self.calibrating or wanted)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -34,15 +43,17 @@ def out_of_memory(error: RuntimeError) -> bool:
 def attempt(work: Callable[[], Result], device: torch.device) -> Result | RuntimeError:
     """Return what `work` gives, or the error that `device` ran out of memory with.
 
-    The error has no traceback, which would hold on to all tensors that `work` has made: their
-    memory is there again.
+    The error has no traceback, nor have those it was raised after, within `work`: they would hold
+    on to all tensors that `work` has made. Their memory is there again.
     """
+    before = sys.exception()
     try:
         return work()
     except RuntimeError as caught:
         if not out_of_memory(caught):
             raise
-        error = caught.with_traceback(None)
+        error = caught
+    _forget_frames(error, before)
     _free(device)
     return error
 
@@ -60,6 +71,16 @@ def explaining(device: torch.device, what: str) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         raise EvaluationError(f"{device} has too little memory {what}") from error
+
+
+def _forget_frames(error: BaseException, before: BaseException | None) -> None:
+    """Take the tracebacks from `error` and its causes; from `before` and its own none is taken."""
+    waiting, done = [error], [before]
+    while waiting:
+        each = waiting.pop()
+        if not any(each is other for other in done):
+            done.append(each.with_traceback(None))
+            waiting += [e for e in (each.__context__, each.__cause__) if e is not None]
 
 
 def _free(device: torch.device) -> None:

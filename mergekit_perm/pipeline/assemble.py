@@ -182,6 +182,8 @@ def _notes(inputs: Inputs, results: Results) -> list[str]:
     for recipe in inputs.spec.merge:
         if words := merged_words(results[f"merge/{recipe.name}"]):
             notes.append(f"Merged network {recipe.name}: {words}.")
+    for stage, result in results.items():
+        notes += [f"{stage}: {warning}." for warning in result.get("warnings", ())]
     return [*notes, *_not_finite(inputs, results)]
 
 

@@ -92,6 +92,7 @@ def _calibrate(
         temperature_split=None if split is None else inputs.data.splits[split],
         device=inputs.device,
         batch_size=calibration_batch_size(inputs),
+        room=shop.room(inputs.device),
     )
     found = module.state_dict()
     state = {key: found[key].to("cpu", tensor.dtype).clone() for key, tensor in merged.items()}

@@ -70,10 +70,13 @@ def run(
         results=results,
     )
     stages = list_stages(shop.inputs)
+    if force:  # before the first stage: some measure points of those that come after them
+        for stage in stages:
+            folder.forget_points(stage.name)
     with _explaining_full_disk(folder, results):
         write_text(folder.path / SPEC, run_specs.resolved(loaded))
         for stage in stages:
-            results[stage.name] = _result(stage, shop, force=force)
+            results[stage.name] = _result(stage, shop)
         folder.remove_leftovers({stage.name for stage in stages})
         _check_unchanged(stages, folder)
         report = assemble.report(shop.inputs, results, folder)
@@ -101,20 +104,18 @@ def _write_page(report: Report, folder: RunFolder) -> None:
     save_html(report, folder.path / "report.html")
 
 
-def _result(stage: Stage, shop: Workshop, *, force: bool) -> dict[str, Any]:
+def _result(stage: Stage, shop: Workshop) -> dict[str, Any]:
     """Return the result of `stage`, from its record where it is done."""
     # A proof made with --trust-permspec is none, so that stage's record counts for itself only.
     key = f"{stage.key}-trusted" if _is_trusted(stage, shop) else stage.key
-    if force:
-        shop.folder.forget_points(stage.name)
-    known = None if force else shop.folder.result(stage.name, key)
+    known = shop.done(stage.name, key)
     if known is not None:
         return known
     try:
         result, seconds = timed(stage.work, shop)
     except PermMergeError as error:
         raise _in_stage(stage, error) from error
-    result = {**result, "seconds": seconds}
+    result = {**result, "seconds": seconds, "warnings": shop.take_warnings()}
     shop.folder.finish(stage.name, key, result, stage.files)
     return result
 

@@ -231,7 +231,7 @@ def measure_merged(
 
 def unfinished(beside: Beside, shop: Workshop) -> Beside:
     """Return which stage `beside` is if it has still to be done."""
-    return None if beside is None or shop.folder.result(*beside) is not None else beside
+    return None if beside is None or shop.done(*beside) is not None else beside
 
 
 def _keep_beside(beside: Beside, point: Weights, engine: Engine, shop: Workshop) -> None:

@@ -30,6 +30,7 @@ class Workshop:
     """Where stages work: the folder, the inputs, and what is kept in memory between stages.
 
     Attributes:
+        use_cache: take what was done before this run.
         results: of the stages that are finished, by name.
     """
 
@@ -52,6 +53,23 @@ class Workshop:
         """
         inputs = self.inputs
         return inputs.outline.ties if networks.is_function(inputs.architecture) else {}
+
+    def done(self, stage: str, key: str) -> Result | None:
+        """Return the result of a stage that is done: in this run, or before if that may be used."""
+        if stage in self.results or not self.use_cache:
+            return self.results.get(stage)
+        return self.folder.result(stage, key)
+
+    def room(self, device: torch.device) -> evaluate.Room:
+        """Return what there has been memory for on `device`."""
+        return self._rooms.setdefault(device, evaluate.Room())
+
+    def take_warnings(self) -> list[str]:
+        """Return what devices have warned of since this was last asked."""
+        found = [warning for room in self._rooms.values() for warning in room.warnings]
+        for room in self._rooms.values():
+            room.warnings.clear()
+        return found
 
     def read(self, file: str) -> State:
         """Return the weights in `file` of the folder, mapped into memory."""
@@ -168,7 +186,7 @@ class Workshop:
                 precision=inputs.spec.evaluate.precision,
                 in_place=place == 0,
                 both=both,
-                room=self._rooms.setdefault(device, evaluate.Room()),
+                room=self.room(device),
             )
             for place, device in reversed(list(enumerate(inputs.devices)))
         ]

@@ -12,7 +12,6 @@ then, for every job, parts of its record, `{"stage": "verify"}` when it begins s
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import signal
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tests.benchmarks.timm_registry import ROOT
+from tests.benchmarks.sources import ROOT, digest
 
 Record = dict[str, Any]
 
@@ -73,11 +72,7 @@ class Job:
 
 def engine() -> str:
     """Return a short hash of the code that derives and verifies."""
-    package = ROOT / "mergekit_perm"
-    content = hashlib.sha256()
-    for path in sorted({path for pattern in _ENGINE for path in package.glob(pattern)}):
-        content.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
-    return content.hexdigest()[:12]
+    return digest(ROOT / "mergekit_perm", _ENGINE)
 
 
 # The coverage from which nobody asks what stays fixed.

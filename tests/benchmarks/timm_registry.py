@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.sources import ROOT
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmarks.sources import ROOT
 from tests.benchmarks.timm_jobs import Job, Record, Results, WorkerError, engine, run
-from tests.benchmarks.timm_registry import ROOT, Registry, families, registry
+from tests.benchmarks.timm_registry import Registry, families, registry
 from tests.benchmarks.timm_rendering import table, verdict
 
 TABLE = ROOT / "specs" / "architectures" / "TABLE.md"

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from mergekit_perm import networks
 from mergekit_perm.data import Split
 from mergekit_perm.errors import EvaluationError
-from mergekit_perm.evaluate import calibrate, measure
+from mergekit_perm.evaluate import calibrate, calibrating, measure
 from mergekit_perm.evaluate.classifier import find_classifier, scale_logits
 from mergekit_perm.evaluate.temperature import best_scale, finite_scale
 
@@ -131,6 +131,67 @@ def test_a_temperature_is_saved_in_the_weights(name: str) -> None:
     assert found.loss < plain.loss and found.error == plain.error
     scaled = F.cross_entropy(logits * factor, split.tensors()[1])
     assert found.loss == pytest.approx(float(scaled), rel=1e-4)
+
+
+class Scarce(nn.Sequential):
+    """Runs out of memory on more than `most` examples at a time."""
+
+    def __init__(self, *layers: nn.Module, most: int) -> None:
+        super().__init__(*layers)
+        self.most = most
+        self.given: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.given.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(x)
+
+
+def sure(most: int) -> tuple[Scarce, Split]:
+    """Return a network that is too sure of itself, and 60 examples."""
+    torch.manual_seed(0)
+    module = Scarce(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), most=60)
+    with torch.no_grad():
+        module[2].weight.mul_(5)
+        split = held_out(module)
+        module[2].weight.mul_(5)
+    module.given.clear()
+    module.most = most
+    return module, split
+
+
+def test_a_temperature_is_found_on_fewer_examples_at_a_time_where_memory_runs_out() -> None:
+    plenty, split = sure(60)
+    wanted = calibrate(plenty, "temperature", split)
+    module, split = sure(10)
+
+    assert calibrate(module, "temperature", split, batch_size=40) == pytest.approx(wanted, rel=1e-6)
+
+    # Data that are kept on the device are given up first.
+    assert module.given[:10] == [40, 40, 20, *[10] * 6, 10]
+    assert max(module.given[3:]) == 10
+    for found, expected in zip(module.parameters(), plenty.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_memory_without_room_for_the_temperature_is_an_error_that_says_what_to_do() -> None:
+    module, split = sure(0)
+    with pytest.raises(EvaluationError, match=r"^cpu has too little memory for one example at a "):
+        calibrate(module, "temperature", split, batch_size=4)
+    assert module.given == [4, 4, 2, 1]
+
+
+def test_a_classifier_that_is_not_found_for_want_of_memory_is_such_an_error_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_args: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(calibrating, "scale_logits", fail)
+    module, split = sure(60)
+    with pytest.raises(EvaluationError, match="cpu has too little memory to find the layer"):
+        calibrate(module, "temperature", split)
 
 
 def test_where_no_temperature_is_best_the_logits_stay() -> None:

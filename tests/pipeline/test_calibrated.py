@@ -6,12 +6,15 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from mergekit_perm import checkpoints, evaluate, networks, pipeline
+from mergekit_perm.evaluate import calibration
 from mergekit_perm.pipeline.calibrated import target_weights
 from mergekit_perm.pipeline.inputs import gather
 from mergekit_perm.pipeline.keys import merge_key
@@ -114,6 +117,36 @@ def test_batch_norm_where_there_is_none_is_no_calibration(small: Load) -> None:
     assert (
         "Merged network mean has no BatchNorm, so that calibration batch_norm did what none does."
     ) in report.notes
+
+
+def test_the_report_says_with_how_few_examples_was_calibrated(
+    small: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    estimate = calibration._ReEstimated.__call__
+
+    def scarce(self: Any, module: nn.Module, weights: Any) -> None:
+        given.append(self.batches.batch_size)
+        if given[-1] > 100:
+            raise torch.OutOfMemoryError("out of memory")
+        estimate(self, module, weights)
+
+    spec = small(*RESNET, merging(calibrate="batch_norm"), "evaluate.calibration=[batch_norm]")
+    with monkeypatch.context() as short:
+        short.setattr(calibration._ReEstimated, "__call__", scarce)
+        with pytest.warns(UserWarning, match="too little memory to calibrate"):
+            report = pipeline.run(spec)
+
+    assert given[:4] == [512, 256, 128, 64] and set(given[4:]) == {64}
+    (note,) = (note for note in report.notes if "memory" in note)
+    assert note.startswith("merge/mean: cpu has too little memory to calibrate on 512 examples")
+    assert "from here on there are 64" in note
+    # What was measured then is still there when the run is done again.
+    assert note in pipeline.run(spec).notes
+    out = io.StringIO()
+    render(report, Console(file=out, width=400, no_color=True))
+    assert note in out.getvalue()
+    assert not [note for note in pipeline.run(spec, force=True).notes if "memory" in note]
 
 
 def test_repair_while_measuring_takes_its_targets_from_the_networks_that_were_merged(

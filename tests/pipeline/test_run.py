@@ -269,6 +269,13 @@ def test_the_temperature_takes_no_passes_of_its_own(
     assert again.barriers == together.barriers
     assert len(seen) == once + 3
     assert not list(Path("out/small").glob(".stages/*.points.jsonl"))
+    # What an earlier run has finished spares a forced one nothing.
+    forced = pipeline.run(
+        small(*given, f"evaluate.calibration=[{', '.join(calibrations)}]"), force=True
+    )
+    assert forced.barriers == together.barriers
+    assert len(seen) == 2 * once + 3
+    assert not list(Path("out/small").glob(".stages/*.points.jsonl"))
 
 
 def test_a_calibration_that_changes_nothing_is_not_measured_twice(small: Small) -> None:
