@@ -354,11 +354,13 @@ def _run_memory(rows: Rows) -> str:
     )
 
 
+_SEARCH = "{search} at correlation {correlation:g}"
+
 SECTIONS: Mapping[str, Section] = {
     "barriers": Section(_barriers, "{method}"),
     "quarter_width": Section(_quarter_width, "seed set {set}"),
-    "pair_speed": Section(_speed, "{search}"),
-    "pair_speed_gpu": Section(partial(_speed, mark="gpu", where=" on an accelerator"), "{search}"),
+    "pair_speed": Section(_speed, _SEARCH),
+    "pair_speed_gpu": Section(partial(_speed, mark="gpu", where=" on an accelerator"), _SEARCH),
     "joint_objective": Section(_objectives, "{kind}"),
     "planted": Section(_planted, "{architecture}"),
     "scaling": Section(_scaling, "{method}"),

@@ -20,8 +20,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def row(search: str, seed: int = 1) -> dict[str, object]:
-    return {"search": search, "seed": seed, "correlation": 0.1, "seconds": 1.0, "objective": 1.0}
+def row(parameters: int, copies: float = 3.0) -> dict[str, float]:
+    return {"parameters": parameters, "copies": copies}
 
 
 def test_the_page_is_made_of_the_figures_that_are_kept() -> None:
@@ -31,32 +31,38 @@ def test_the_page_is_made_of_the_figures_that_are_kept() -> None:
 
 
 def test_figures_of_todays_code_need_no_word(elsewhere: Path) -> None:
-    results.keep("pair_speed", [row("weak"), row("strong")])
+    results.keep("evaluation_memory", [row(1), row(2)])
     page = (elsewhere / "RESULTS.md").read_text()
     where = results.where("cpu")
     assert page.endswith(f"\nMeasured on {where}.\n")
-    assert [r["code"] for r in results.kept("pair_speed")] == [results.CODE["pair_speed"]] * 2
+    assert [r["code"] for r in results.kept("evaluation_memory")] == [
+        results.CODE["evaluation_memory"]
+    ] * 2
 
 
 def test_what_is_of_other_code_stays_so_when_more_is_measured(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of before there were digests, of other code, and of today's.
-    (elsewhere / "pair_speed.json").write_text(json.dumps({"where": "", "rows": [row("first")]}))
-    monkeypatch.setitem(results.CODE, "pair_speed", "before")
-    results.keep("pair_speed", [*results.kept("pair_speed"), row("second"), row("third")])
-    monkeypatch.setitem(results.CODE, "pair_speed", "today")
-    results.keep("pair_speed", [*results.kept("pair_speed"), row("third", 2), row("fourth")])
-    assert [r["code"] for r in results.kept("pair_speed")] == ["", *["before"] * 2, *["today"] * 2]
+    (elsewhere / "evaluation_memory.json").write_text(json.dumps({"where": "", "rows": [row(1)]}))
+    monkeypatch.setitem(results.CODE, "evaluation_memory", "before")
+    results.keep("evaluation_memory", [*results.kept("evaluation_memory"), row(2), row(3)])
+    monkeypatch.setitem(results.CODE, "evaluation_memory", "today")
+    results.keep("evaluation_memory", [*results.kept("evaluation_memory"), row(3, 4.0), row(4)])
+    assert [r["code"] for r in results.kept("evaluation_memory")] == [
+        "",
+        *["before"] * 2,
+        *["today"] * 2,
+    ]
     assert (
-        ". Of other code than today's: first, second, third (1 of 2 figures).\n"
+        ". Of other code than today's: 1 parameters, 2 parameters, 3 parameters (1 of 2 figures).\n"
         in (elsewhere / "RESULTS.md").read_text()
     )
 
 
 def test_figures_that_are_all_of_other_code_are_not_listed(elsewhere: Path) -> None:
-    (elsewhere / "pair_speed.json").write_text(
-        json.dumps({"where": "a CPU", "rows": [row("first"), row("second")]})
+    (elsewhere / "evaluation_memory.json").write_text(
+        json.dumps({"where": "a CPU", "rows": [row(1), row(2)]})
     )
     assert results.page().endswith("Measured on a CPU. All of it is of other code than today's.\n")
 
