@@ -133,12 +133,14 @@ def test_barriers(elsewhere: torch.device, architecture: str, calibration: str) 
 
 
 class Waits(TorchDispatchMode):
-    """Counts how often the CPU asks for a number that the device has."""
+    """Counts how often the CPU asks for numbers that the device has."""
 
     count = 0
 
     def __torch_dispatch__(self, op: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if op is torch.ops.aten._local_scalar_dense.default:
+        asks = op is torch.ops.aten._local_scalar_dense.default
+        copies = op is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") == CPU
+        if asks or copies:
             self.count += args[0].device != CPU
         return op(*args, **(kwargs or {}))
 

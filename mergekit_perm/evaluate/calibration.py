@@ -131,7 +131,7 @@ def within_memory(
         f"from here on there are {size}, which statistics that are estimated again depend on a "
         f"little; for the same number everywhere set `batch_size` to {size}"
     )
-    room.warnings.append(warning)
+    room.notes.append(warning)
     warnings.warn(warning, stacklevel=2)
 
 

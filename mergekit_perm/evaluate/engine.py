@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,15 +17,21 @@ from mergekit_perm.data.layout import quickest_layout
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.fused_norms import FusedNorms
+from mergekit_perm.evaluate.graphs import Graphed
 from mergekit_perm.evaluate.memory import Room, attempt, explaining
-from mergekit_perm.evaluate.metrics import Metrics, measure_batches, measure_both
+from mergekit_perm.evaluate.metrics import Metrics, measure_passes
 from mergekit_perm.evaluate.mixing import Mixer
+from mergekit_perm.evaluate.pace import Pace, Way
 from mergekit_perm.evaluate.points import Weights, vertex
 from mergekit_perm.evaluate.precision import Precision, arithmetic, multiplying
+from mergekit_perm.evaluate.together import passing, state_of
 from mergekit_perm.weighted import State
 
 if TYPE_CHECKING:
     from mergekit_perm.data import Split
+
+# By split, the metrics of a mix: where two calibrations are measured, of both.
+Measured = Mapping[str, tuple[Metrics, ...]]
 
 # How many examples at a time keep a CPU's caches or an accelerator busy: at least, at most, and as
 # many as their inputs have numbers (of 32 x 32 images a CPU is quickest on about 100).
@@ -52,6 +60,9 @@ class Engine:
     within a hundred-thousandth of themselves. Where statistics are estimated again, ``batch_norm``
     and ``repair`` depend on how many examples that is done with at a time: of 30 or more, losses
     agree within two thousandths, as they do on another device.
+
+    On a CUDA device, passes of small networks are CUDA graphs, or several points are measured in
+    one pass, where `each` finds that quicker on its first points.
 
     Where the device runs out of memory, examples are halved: those that are measured at a time, and
     where even 16 are too many, data are no more kept there, but read batch by batch. Of those to
@@ -106,6 +117,10 @@ class Engine:
         self._batches: dict[str, Batches] = {}
         for name, split in splits.items():
             self._batches[name] = self._batches_of(split, self.batch_size)
+        # Which way is quickest is known from engines before, or found out.
+        self._pace = self._room.pace or Pace.of(self._mixer.module, device, precision)
+        self._room.pace = self._pace
+        self._graphed: Graphed | None = None
         _, self._best_temperature = steps_of(calibration)
         self._both = both
         self._beside: dict[Weights, dict[str, Metrics]] = {}
@@ -125,6 +140,10 @@ class Engine:
         """
         while isinstance(found := self._attempt(weights), RuntimeError):
             self._make_room(found)
+        return self._told(weights, found)
+
+    def _told(self, weights: Weights, found: Measured) -> dict[str, Metrics]:
+        """Return of what was found of a mix what was asked for, and keep the rest for `beside`."""
         if not self._both:
             return {name: metrics[-1] for name, metrics in found.items()}
         own, other = (1, 0) if self._best_temperature else (0, 1)
@@ -135,21 +154,65 @@ class Engine:
         """Return what was measured of a mix beside its metrics, where there was anything."""
         return self._beside.get(weights)
 
-    def _attempt(self, weights: Weights) -> dict[str, tuple[Metrics, ...]] | RuntimeError:
+    def _attempt(self, weights: Weights) -> Measured | RuntimeError:
         """Return what `_measure` does of a mix, or the error that memory ran out with."""
         self._prepare(weights)
         return attempt(self._measure, self._device)
 
-    def _measure(self) -> dict[str, tuple[Metrics, ...]]:
+    def _measure(self, graphed: Graphed | None = None) -> Measured:
         """Return the metrics of the mix that is there: of two calibrations, the plain one first."""
-        module, temperature = self._mixer.module, self._best_temperature
+        module, kept = self._mixer.module, self._both or self._best_temperature
         with self._norms.fused(), self.arithmetic():
-            if self._both:
-                return {name: measure_both(module, each) for name, each in self._batches.items()}
             return {
-                name: (measure_batches(module, each, best_temperature=temperature),)
+                name: measure_passes(module, graphed or module, each, kept=kept)[0]
                 for name, each in self._batches.items()
             }
+
+    def _measure_together(self, group: Sequence[Weights]) -> list[Measured] | RuntimeError:
+        """Return what `_measure` does of several mixes, measured in the same passes."""
+        module, kept = self._mixer.module, self._both or self._best_temperature
+        states = []
+        for weights in group:
+            self._prepare(weights)
+            with self._norms.fused():
+                states.append(state_of(module))
+
+        def work() -> list[Measured]:
+            logits_of = passing(module, states)
+            found = {
+                name: measure_passes(module, logits_of, each, kept=kept, several=True)
+                for name, each in self._batches.items()
+            }
+            return [{name: of[place] for name, of in found.items()} for place in range(len(group))]
+
+        with self._norms.fused(), self.arithmetic():
+            return attempt(work, self._device)
+
+    def _measure_graphed(self, group: Sequence[Weights]) -> list[Measured] | RuntimeError:
+        """Return what `_measure` does of one mix, its passes being CUDA graphs."""
+        if self._graphed is None:
+            self._graphed = self._captured()
+        (weights,) = group
+        self._prepare(weights)
+        found = attempt(partial(self._measure, self._graphed), self._device)
+        return found if isinstance(found, RuntimeError) else [found]
+
+    def _captured(self) -> Graphed:
+        """Return the module's graphs, once they have followed it from one network to another.
+
+        Raises:
+            EvaluationError: they do not: something else than weights has changed.
+        """
+        graphed, batches = Graphed(self._mixer.module), next(iter(self._batches.values()))
+        for end in (self._ends[0], self._ends[-1]):
+            self._prepare(end)
+            inputs, _ = next(iter(batches))
+            with self._norms.fused(), self.arithmetic(), torch.inference_mode():
+                expected, found = self._mixer.module(inputs), graphed(inputs)
+            apart = 1e-4 * float(expected.abs().max())
+            if not torch.allclose(found, expected, rtol=0, atol=apart, equal_nan=True):
+                raise EvaluationError("a CUDA graph does not follow the network")
+        return graphed
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Return the arithmetic of its figures, for a block."""
@@ -160,9 +223,28 @@ class Engine:
         return multiplying(self.precision, self._device)
 
     def each(self, points: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Metrics]]]:
-        """Yield every point with its metrics, one after another."""
-        for point in points:
-            yield point, self.measure(point)
+        """Yield every point with its metrics, one after another, or some at a time."""
+        left = list(points)
+        while left:
+            way = self._pace.next()
+            group, left = left[: way.count], left[way.count :]
+            began = time.perf_counter()
+            found = self._measured(way, group)
+            if settled := self._pace.took(way, len(group), time.perf_counter() - began):
+                self._room.notes.append(settled)
+            yield from zip(group, found, strict=True)
+
+    def _measured(self, way: Way, group: Sequence[Weights]) -> list[dict[str, Metrics]]:
+        """Measure points in one way; one by one, and for good, where that cannot be done."""
+        if way.graphed or len(group) > 1:
+            try:
+                found = (self._measure_graphed if way.graphed else self._measure_together)(group)
+            except Exception as error:  # one by one, what is wrong with a network is told
+                found = RuntimeError(error)
+            if not isinstance(found, RuntimeError):
+                return [self._told(point, each) for point, each in zip(group, found, strict=True)]
+            self._pace.never(way)
+        return [self.measure(point) for point in group]
 
     def _prepare(self, weights: Weights) -> None:
         """Mix the networks and calibrate the mixture; norms are fused only after that."""

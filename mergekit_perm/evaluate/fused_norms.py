@@ -61,6 +61,12 @@ class FusedNorms:
 
     def __init__(self, pairs: Sequence[_Pair]) -> None:
         self._pairs = tuple(pairs)
+        # They stay in one place: CUDA graphs read from where things were when they were captured.
+        self._shifts: dict[Layer, nn.Parameter] = {
+            pair.layer: nn.Parameter(pair.layer.weight.new_zeros(len(pair.layer.weight)), False)
+            for pair in pairs
+            if pair.layer.bias is None
+        }
 
     @classmethod
     def of(cls, module: nn.Module, inputs: torch.Tensor) -> FusedNorms:
@@ -80,16 +86,15 @@ class FusedNorms:
     @contextmanager
     def fused(self) -> Iterator[None]:
         """Fuse them for the block; after it, the weights of their layers must be set anew."""
-        without_bias = [pair.layer for pair in self._pairs if pair.layer.bias is None]
         try:
             for pair in self._pairs:
-                _fuse(pair)
+                _fuse(pair, self._shifts.get(pair.layer))
                 pair.parent._modules[pair.name] = pair.rest
             yield
         finally:
             for pair in self._pairs:
                 pair.parent._modules[pair.name] = pair.norm
-            for layer in without_bias:
+            for layer in self._shifts:
                 layer.bias = None
 
     def _gives_the_same(self, module: nn.Module, inputs: torch.Tensor) -> bool:
@@ -192,8 +197,13 @@ def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, child) for name, child in parent._modules.items() if child is not None)
 
 
-def _fuse(pair: _Pair) -> None:
-    """Scale the weights and shift the bias of the layer as the norm would what it gives."""
+def _fuse(pair: _Pair, shift_of_its_own: nn.Parameter | None) -> None:
+    """Scale the weights and shift the bias of the layer as the norm would what it gives.
+
+    Args:
+        pair: the two.
+        shift_of_its_own: the bias that a layer without one gets.
+    """
     layer, norm = pair.layer, pair.norm
     mean, variance = _statistics(norm)
     with torch.no_grad():
@@ -206,10 +216,10 @@ def _fuse(pair: _Pair) -> None:
             shift = shift + in_float64(norm.bias)
         weight = layer.weight
         weight.mul_(scale.to(weight).reshape(-1, *[1] * (weight.ndim - 1)))
-        if layer.bias is None:
-            layer.bias = nn.Parameter(shift.to(weight), requires_grad=False)
-        else:
-            layer.bias.copy_(shift)
+        own = layer.bias if shift_of_its_own is None else shift_of_its_own
+        assert own is not None, "layers without a bias have got one"
+        layer.bias = own
+        own.copy_(shift)
 
 
 def _randomise(norm: _BatchNorm, generator: torch.Generator) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from mergekit_perm.errors import EvaluationError
+from mergekit_perm.evaluate.pace import Pace
 
 Result = TypeVar("Result")
 
@@ -22,12 +23,14 @@ class Room:
     Attributes:
         most: examples at a time; None where memory has sufficed so far.
         calibrating: the same, of those that statistics are estimated on.
-        warnings: what there was to warn of, in words.
+        pace: which way points are measured quickest; None before the first engine.
+        notes: what a report tells of it, in words.
     """
 
     most: int | None = None
     calibrating: int | None = None
-    warnings: list[str] = field(default_factory=list)
+    pace: Pace | None = None
+    notes: list[str] = field(default_factory=list)
 
     def calibrating_on(self, wanted: int) -> int:
         """Return how many examples at a time to calibrate with where so many are `wanted`."""

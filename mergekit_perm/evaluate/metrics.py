@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -78,42 +78,66 @@ def measure_batches(
             logits of all examples are kept until then. One number fitted to n examples lowers
             their mean loss by about 1/(2n) nats more than that of others.
     """
-    if best_temperature:
-        return measure_both(module, batches)[1]
-    return _passed(module, batches, kept=None)
+    return measure_passes(module, module, batches, kept=best_temperature)[0][-1]
 
 
-def measure_both(module: nn.Module, batches: Batches) -> tuple[Metrics, Metrics]:
-    """Return what `measure_batches` does without and with the best temperature, from one pass."""
-    kept: Logits = []
-    plain = _passed(module, batches, kept=kept)
-    return plain, replace(plain, loss=_lowest(kept) / plain.n)
+def measure_passes(
+    module: nn.Module,
+    logits_of: Callable[[torch.Tensor], torch.Tensor],
+    batches: Batches,
+    *,
+    kept: bool,
+    several: bool = False,
+) -> list[tuple[Metrics, ...]]:
+    """Return what `measure_batches` does, of all networks whose logits come from one pass.
 
+    Args:
+        module: is in eval mode meanwhile.
+        logits_of: maps inputs to logits of shape (examples, classes).
+        batches: of the split.
+        kept: keep the logits, and take the loss at the best temperature too.
+        several: logits are of several networks, of shape (networks, examples, classes).
 
-def _passed(module: nn.Module, batches: Batches, *, kept: Logits | None) -> Metrics:
-    """Return the metrics of one pass; logits and labels are put into `kept`, where it is given."""
+    Returns:
+        Of every network its metrics and, if `kept`, those at the best temperature.
+    """
     losses, wrongs = [], []
+    found: Logits = []
     with evaluating(module):
         for x, y in batches:
             # Batches are made outside, so that no tensor a data set keeps is an inference tensor.
             with torch.inference_mode():
-                logits, labels = checked_logits(module(x), y, batches.highest_label)
+                highest = batches.highest_label
+                logits, labels = checked_logits(logits_of(x), y, highest, several=several)
                 loss, wrong = _sums(logits, labels)
             losses.append(loss)
             wrongs.append(wrong)
-            if kept is not None:
-                kept.append((logits, labels))
+            if kept:
+                found.append((logits, labels))
     n = len(batches)
-    total, errors = float(torch.stack(losses).sum()), int(torch.stack(wrongs).sum())
-    return Metrics(loss=total / n, error=errors / n, n=n)
-
-
-def _lowest(kept: Logits) -> float:
-    """Return the summed loss at the temperature where it is lowest."""
+    totals, errors = (
+        torch.stack(sums).sum(dim=0).reshape(-1).cpu().tolist() for sums in (losses, wrongs)
+    )
+    plain = [
+        Metrics(loss=total / n, error=wrong / n, n=n)
+        for total, wrong in zip(totals, errors, strict=True)
+    ]
+    if not kept:
+        return [(metrics,) for metrics in plain]
     with torch.inference_mode():
-        logits, labels = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        scaled = logits * best_scale(logits, labels)
-        return float(F.cross_entropy(scaled, labels, reduction="sum"))
+        logits = torch.cat([logits for logits, _ in found], dim=-2)
+        labels = torch.cat([labels for _, labels in found])
+        each = logits.reshape(-1, *logits.shape[-2:])
+        return [
+            (metrics, replace(metrics, loss=_lowest(own, labels) / n))
+            for metrics, own in zip(plain, each, strict=True)
+        ]
+
+
+def _lowest(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the summed loss at the temperature where it is lowest."""
+    scaled = logits * best_scale(logits, labels)
+    return float(F.cross_entropy(scaled, labels, reduction="sum"))
 
 
 def logits_of(module: nn.Module, batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,14 +169,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    highest, predicted = logits.max(dim=1)
+    """Return the summed loss and how many are wrong: numbers, or of several networks vectors."""
+    highest, predicted = logits.max(dim=-1)
     # A NaN counts as highest, and so would make a right answer out of a network that gave none.
     wrong = (predicted != labels) | highest.isnan()
-    return F.cross_entropy(logits, labels, reduction="sum"), wrong.sum()
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, labels, reduction="sum"), wrong.sum()
+    by_example = logits.permute(1, 2, 0), labels[:, None].expand(-1, len(logits))
+    return F.cross_entropy(*by_example, reduction="none").sum(dim=0), wrong.sum(dim=-1)
 
 
 def checked_logits(
-    logits: torch.Tensor, labels: torch.Tensor, highest_label: int
+    logits: torch.Tensor, labels: torch.Tensor, highest_label: int, *, several: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits in float64 and labels beside them.
 
@@ -160,6 +188,7 @@ def checked_logits(
         logits: what a network gives, wanted of shape (examples, classes).
         labels: of shape (examples,).
         highest_label: of the split, or of what has been read of it.
+        several: of several networks, wanted of shape (networks, examples, classes).
 
     Raises:
         EvaluationError: outputs that are no logits, or labels beyond them.
@@ -169,16 +198,16 @@ def checked_logits(
             f"the network gives a {type(logits).__name__}, but logits of shape (examples, classes) "
             "are wanted: one tensor"
         )
-    if logits.ndim != 2 or len(logits) != len(labels):
+    if logits.ndim != 2 + several or logits.shape[-2] != len(labels):
         raise EvaluationError(
             f"the network gives {tuple(logits.shape)} for {len(labels)} examples, but logits of "
             "shape (examples, classes) are wanted"
         )
     # Not looked for among the labels themselves, so that the CPU need not wait for an accelerator.
-    if highest_label >= logits.shape[1]:
+    if highest_label >= logits.shape[-1]:
         raise EvaluationError(
-            f"label {highest_label} occurs, but the network gives {logits.shape[1]} logits, for "
-            f"labels 0 to {logits.shape[1] - 1}; set num_classes to that of the data"
+            f"label {highest_label} occurs, but the network gives {logits.shape[-1]} logits, for "
+            f"labels 0 to {logits.shape[-1] - 1}; set num_classes to that of the data"
         )
     logits = in_float64(logits)
     return logits, labels.to(logits.device)

@@ -183,7 +183,7 @@ def _notes(inputs: Inputs, results: Results) -> list[str]:
         if words := merged_words(results[f"merge/{recipe.name}"]):
             notes.append(f"Merged network {recipe.name}: {words}.")
     for stage, result in results.items():
-        notes += [f"{stage}: {warning}." for warning in result.get("warnings", ())]
+        notes += [f"{stage}: {note}." for note in result.get("notes", ())]
     return [*notes, *_not_finite(inputs, results)]
 
 

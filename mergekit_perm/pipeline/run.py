@@ -115,7 +115,7 @@ def _result(stage: Stage, shop: Workshop) -> dict[str, Any]:
         result, seconds = timed(stage.work, shop)
     except PermMergeError as error:
         raise _in_stage(stage, error) from error
-    result = {**result, "seconds": seconds, "warnings": shop.take_warnings()}
+    result = {**result, "seconds": seconds, "notes": shop.take_notes()}
     shop.folder.finish(stage.name, key, result, stage.files)
     return result
 

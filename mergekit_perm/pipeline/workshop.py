@@ -64,11 +64,11 @@ class Workshop:
         """Return what there has been memory for on `device`."""
         return self._rooms.setdefault(device, evaluate.Room())
 
-    def take_warnings(self) -> list[str]:
-        """Return what devices have warned of since this was last asked."""
-        found = [warning for room in self._rooms.values() for warning in room.warnings]
+    def take_notes(self) -> list[str]:
+        """Return what there was to tell of devices since this was last asked."""
+        found = [note for room in self._rooms.values() for note in room.notes]
         for room in self._rooms.values():
-            room.warnings.clear()
+            room.notes.clear()
         return found
 
     def read(self, file: str) -> State:

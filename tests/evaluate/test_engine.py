@@ -162,16 +162,16 @@ def test_a_module_may_be_used_in_place(
 def scarce(monkeypatch: pytest.MonkeyPatch, most: int, error: RuntimeError) -> list[int]:
     """Let the device have memory for `most` examples at a time; return the batches it was given."""
     given: list[int] = []
-    plain = engine.measure_batches
+    plain = engine.measure_passes
 
-    def measured(module: nn.Module, batches: Batches, **options: Any) -> Metrics:
+    def measured(module: nn.Module, logits_of: Any, batches: Batches, **options: Any) -> Any:
         largest = max(len(labels) for _, labels in batches)
         given.append(largest)
         if largest > most:
             raise error
-        return plain(module, batches, **options)
+        return plain(module, logits_of, batches, **options)
 
-    monkeypatch.setattr(engine, "measure_batches", measured)
+    monkeypatch.setattr(engine, "measure_passes", measured)
     return given
 
 
@@ -235,16 +235,16 @@ def test_data_on_the_device_are_given_up_before_it_takes_few_examples_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = Engine(module, states, splits, device=CPU, batch_size=64).measure((0.5, 0.5))
-    plain = engine.measure_batches
+    plain = engine.measure_passes
     given: list[tuple[int, bool]] = []
 
-    def measured(module: nn.Module, batches: Batches, **options: Any) -> Metrics:
+    def measured(module: nn.Module, logits_of: Any, batches: Batches, **options: Any) -> Any:
         given.append((batches.batch_size, batches.kept))
         if batches.kept:
             raise torch.OutOfMemoryError("out of memory")
-        return plain(module, batches, **options)
+        return plain(module, logits_of, batches, **options)
 
-    monkeypatch.setattr(engine, "measure_batches", measured)
+    monkeypatch.setattr(engine, "measure_passes", measured)
     ready = Engine(module, states, splits, device=CPU, batch_size=64)
     assert ready.measure((0.5, 0.5)) == expected
     assert given == [(64, True), (32, True), (16, True), (64, False), (64, False)]
@@ -301,7 +301,7 @@ def test_the_next_engine_calibrates_with_what_fitted(
     options |= {"device": CPU, "in_place": True, "room": (room := Room())}
     with pytest.warns(UserWarning, match="on 64 .* are 8") as warned:
         found = Engine(hungry, named, splits, batch_size=64, **options).measure((0.5, 0.5))
-    assert room.warnings == [str(warning.message) for warning in warned]
+    assert room.notes == [str(warning.message) for warning in warned]
     assert [size for size in hungry.given if size > 10] == [64, 64, 32, 16]
 
     again = Engine(hungry, named, splits, batch_size=64, **options).measure((0.5, 0.5))
@@ -309,7 +309,7 @@ def test_the_next_engine_calibrates_with_what_fitted(
     small = Engine(hungry, named, splits, batch_size=4, **options)
     hungry.given.clear()
     small.measure((0.5, 0.5))
-    assert max(hungry.given) == 4 and len(room.warnings) == 1
+    assert max(hungry.given) == 4 and len(room.notes) == 1
 
 
 def test_memory_that_holds_no_examples_to_calibrate_with_is_an_error_that_says_what_to_do(

@@ -191,15 +191,15 @@ def test_what_fitted_on_a_device_is_remembered_between_engines(
 ) -> None:
     plain = pipeline.run(small(), out="out/plain")
     given: list[int] = []
-    measure_batches = engine.measure_batches
+    measure_passes = engine.measure_passes
 
-    def scarce(module: Any, batches: Any, **options: Any) -> Any:
+    def scarce(module: Any, logits_of: Any, batches: Any, **options: Any) -> Any:
         given.append(batches.batch_size)
         if given[-1] > 100:
             raise torch.OutOfMemoryError("out of memory")
-        return measure_batches(module, batches, **options)
+        return measure_passes(module, logits_of, batches, **options)
 
-    monkeypatch.setattr(engine, "measure_batches", scarce)
+    monkeypatch.setattr(engine, "measure_passes", scarce)
     report = pipeline.run(small())
     for one, other in zip(report.barriers, plain.barriers, strict=True):
         assert one.barrier == pytest.approx(other.barrier, abs=1e-6)
