@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from mergekit_perm.align.activations import KERNELS, Kernel, of_activations, of_covariances
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.descent import Settings, anchored
-from mergekit_perm.align.evidence import of_weights
+from mergekit_perm.align.evidence import Evidence, of_weights
 from mergekit_perm.align.examples import Examples, needed
 from mergekit_perm.align.options import check_choice, check_options
+from mergekit_perm.align.sites import find_sites
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.starts import Search
 from mergekit_perm.align.views import State
@@ -68,6 +70,14 @@ def activation_matching(
         max_seconds: stop after so many seconds; the best so far is kept.
         progress: told after every sweep.
 
+    Memory, on top of the networks, however many examples there are: to a named reference, one
+    network at a time, four float32 matrices (units, units) for every site at most, two of which are
+    one in float64 while the two networks run; and what the reference shows at all sites, up to
+    256 MiB of float32, for which a batch is run in parts. Jointly, twice max(`rows`, `count`)
+    float32 numbers for every unit at every site of every network, and the same of one network in
+    float64. Either way the pass of one network; and where groups show is found by three examples,
+    with a network in float64 and a permuted copy.
+
     Raises:
         AlignmentError: no examples, or an option out of range.
     """
@@ -76,19 +86,31 @@ def activation_matching(
     check_options(count=count, rows=rows, batch_size=batch_size, max_seconds=max_seconds)
     check_choice("kernel", kernel, KERNELS)
     settings = Settings(max_sweeps=max_sweeps, deadline=Deadline(max_seconds), progress=progress)
-    if reference != "joint":
-        evidence = of_covariances(
-            states, spec, examples, reference=reference, kernel=kernel, count=count,
-            batch_size=batch_size, seed=seed, deadline=settings.deadline, progress=progress,
-        )  # fmt: skip
+    sites = find_sites(spec, examples, next(iter(states.values())))
+    how: dict[str, Any] = {
+        "kernel": kernel, "count": count, "batch_size": batch_size, "seed": seed,
+        "deadline": settings.deadline, "progress": progress,
+    }  # fmt: skip
+    hidden: set[str] = set()
+
+    def matched(evidence: Evidence) -> Solution:
+        hidden.update(view.group for view in evidence.views if not view.carriers)
+        return Search(evidence, settings, seed, cooling).match(reference, restarts=restarts)
+
+    if reference == "joint":
+        found = matched(of_activations(states, spec, examples, sites, rows=rows, **how))
     else:
-        evidence = of_activations(
-            states, spec, examples, kernel=kernel, count=count, batch_size=batch_size, rows=rows,
-            seed=seed, deadline=settings.deadline, progress=progress,
-        )  # fmt: skip
-    found = Search(evidence, settings, seed, cooling).match(reference, restarts=restarts)
-    hidden = {view.group for view in evidence.views if not view.carriers}
-    members = _by_weights(states, spec, hidden, found.members, reference, settings, seed)
+        found = Solution({}, {})
+        for name in states:
+            if name != reference:
+                pair = {each: states[each] for each in (reference, name)}
+                part = matched(
+                    of_covariances(pair, spec, examples, sites, reference=reference, **how)
+                )
+                found.members.update(part.members)
+                found.traces.update(part.traces)
+    members = {name: found.members[name] for name in states}
+    members = _by_weights(states, spec, hidden, members, reference, settings, seed)
     return replace(found, members=members, saw="inputs")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,7 +14,8 @@ from mergekit_perm import axis_size
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.evidence import Evidence, of_tensors
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.sites import Key, Site, find_sites, listening
+from mergekit_perm.align.precision import entries_in_double
+from mergekit_perm.align.sites import Key, Site, listening
 from mergekit_perm.align.views import State
 from mergekit_perm.axes import Fixed
 from mergekit_perm.permspec import PermutationSpec
@@ -23,11 +24,15 @@ from mergekit_perm.progress import Progress, silent
 Kernel = Literal["correlation", "covariance", "inner_product"]
 KERNELS = get_args(Kernel)
 
+# How many numbers the reference may show at all sites at once: 256 MiB.
+_AT_ONCE = 2**26
+
 
 def of_activations(
     states: Mapping[str, State],
     spec: PermutationSpec,
     examples: Examples,
+    sites: Sequence[Site],
     *,
     kernel: Kernel = "correlation",
     count: int,
@@ -42,10 +47,14 @@ def of_activations(
     The tensor of a site has the shape (coordinates of its axis, rows). Inner products of units of
     two networks are means over rows; all sites count alike.
 
+    Nothing else is kept of a pass: besides these tensors, of all networks and in float32 where
+    activations are no wider, it holds a second copy of one of them, and a pass of one network.
+
     Args:
         states: state dicts by network.
         spec: a bound permutation spec.
         examples: where the inputs come from; labels are not read.
+        sites: where to look.
         kernel: "correlation" gives every unit mean 0 and variance 1, "covariance" mean 0;
             "inner_product" leaves activations as they are.
         count: examples at most.
@@ -56,18 +65,19 @@ def of_activations(
         deadline: take no further examples after it.
         progress: told how many examples have been run.
     """
-    sites = find_sites(spec, examples, next(iter(states.values())))
     number = min(count, len(examples.split))
     positions = _Positions(max(1, rows // number), number, seed)
-    kept: dict[str, dict[str, list[torch.Tensor]]] = {
-        name: {site.name: [] for site in sites} for name in states
+    kept: dict[str, dict[Site, list[torch.Tensor]]] = {
+        name: {site: [] for site in sites} for name in states
     }
-    for name, site, met, which in _met(
-        states, sites, examples, count, batch_size, seed, deadline, progress
-    ):
-        kept[name][site.name].append(positions.chosen(site, met, which))
+
+    def take(name: str, site: Site, met: torch.Tensor, which: range) -> None:
+        kept[name][site].append(positions.chosen(site, met, which))
+
+    _run(states, sites, examples, count, batch_size, batch_size, seed, deadline, progress, take)
+    # Of the parts, those of one site at a time are there twice.
     tensors = {
-        name: {site: standardised(torch.cat(parts), kernel).T for site, parts in found.items()}
+        name: {site.name: standardise(torch.cat(found.pop(site)), kernel).T for site in sites}
         for name, found in kept.items()
     }
     first = next(iter(tensors.values()))
@@ -79,6 +89,7 @@ def of_covariances(
     states: Mapping[str, State],
     spec: PermutationSpec,
     examples: Examples,
+    sites: Sequence[Site],
     *,
     reference: str,
     kernel: Kernel = "correlation",
@@ -90,44 +101,47 @@ def of_covariances(
 ) -> Evidence:
     """Return how activations vary with those of network `reference`, summed over a stream.
 
-    Nothing but sums over examples and positions is kept: for every site and network the matrix of
-    covariances with the reference, as a tensor whose inner product with the identity, which stands
-    for the reference, is theirs. Arguments as in `of_activations`, but every position counts.
+    The evidence is, for every site, the matrix of covariances of the other network with the
+    reference, in float32, as a tensor whose inner product with the identity, which stands for the
+    reference, is theirs. Arguments as in `of_activations`, but `states` are two, and every position
+    counts.
+
+    Nothing but sums over examples and positions is kept, for every site one matrix in float64. On
+    top of them it holds what the reference shows at all sites, until the other network has shown
+    the same: up to 64 M numbers, for which a batch is run in parts.
     """
-    sites = find_sites(spec, examples, next(iter(states.values())))
-    sums = {name: {site.name: _Sums() for site in sites} for name in states}
-    ours: dict[str, torch.Tensor] = {}
-    in_order = {reference: states[reference], **states}
-    for name, site, met, _ in _met(
-        in_order, sites, examples, count, batch_size, seed, deadline, progress
-    ):
-        rows = site.rows(met).double()
+    sums = {site: _Sums(axis_size.size(site.axis, spec.groups), examples.device) for site in sites}
+    ours: dict[Site, torch.Tensor] = {}
+
+    def take(name: str, site: Site, met: torch.Tensor, _: range) -> None:
         if name == reference:
-            ours[site.name] = rows
+            ours[site] = met.clone()
         else:
-            sums[name][site.name].add(ours[site.name], rows)
-    tensors = {
-        name: {
-            site.name: torch.eye(axis_size.size(site.axis, spec.groups), device=examples.device)
-            if name == reference
-            else sums[name][site.name].kernel(kernel).T.float()
-            for site in sites
-        }
-        for name in states
-    }  # fmt: skip
-    axes_of = {
-        site.name: (site.axis, Fixed(axis_size.size(site.axis, spec.groups))) for site in sites
-    }
-    return of_tensors(spec, axes_of, tensors)
+            sums[site].add(site, ours.pop(site), met)
+
+    in_order = {reference: states[reference], **states}
+    at_once = max(1, _AT_ONCE // max(1, sum(site.numbers for site in sites)))
+    _run(in_order, sites, examples, count, batch_size, at_once, seed, deadline, progress, take)
+    sizes = {len(each.products) for each in sums.values()}
+    identities = {size: torch.eye(size, device=examples.device) for size in sizes}
+    axes_of = {site.name: (site.axis, Fixed(len(sums[site].products))) for site in sites}
+    own = {site.name: identities[len(sums[site].products)] for site in sites}
+    theirs = {site.name: sums.pop(site).kernel(kernel).T.float() for site in sites}
+    return of_tensors(
+        spec, axes_of, {name: own if name == reference else theirs for name in states}
+    )
 
 
-def standardised(rows: torch.Tensor, kernel: Kernel) -> torch.Tensor:
-    """Return (rows, units) such that inner products of columns are the kernel: means over rows."""
+def standardise(rows: torch.Tensor, kernel: Kernel) -> torch.Tensor:
+    """Return `rows`, (rows, units), changed so that inner products of columns are the kernel.
+
+    That is a mean over rows.
+    """
     if kernel != "inner_product":
-        rows = rows - rows.mean(dim=0)
+        rows.sub_(rows.mean(dim=0))
     if kernel == "correlation":
-        rows = rows * _inverse(rows.square().mean(dim=0).sqrt())
-    return rows / math.sqrt(len(rows))
+        rows.mul_(_inverse(rows.square().mean(dim=0).sqrt()))
+    return rows.div_(math.sqrt(len(rows)))
 
 
 def _inverse(deviation: torch.Tensor) -> torch.Tensor:
@@ -137,36 +151,42 @@ def _inverse(deviation: torch.Tensor) -> torch.Tensor:
 
 
 class _Sums:
-    """Sums over rows of the activations of two networks, and of their products."""
+    """Sums over rows of the activations of two networks, and of their products, in float64.
 
-    def __init__(self) -> None:
+    Attributes:
+        products: (units of ours, units of theirs).
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
         self.count = 0
-        self.parts: tuple[torch.Tensor, ...] = ()
+        self.products = torch.zeros(size, size, dtype=torch.float64, device=device)
+        # Of ours, of theirs, and of the squares of either.
+        self._each = torch.zeros(4, size, dtype=torch.float64, device=device)
 
-    def add(self, ours: torch.Tensor, theirs: torch.Tensor) -> None:
-        """Add rows: (rows, units) of either network."""
-        new = (
-            ours.sum(0), theirs.sum(0), ours.square().sum(0), theirs.square().sum(0),
-            ours.T @ theirs,
-        )  # fmt: skip
-        self.count += len(ours)
-        known = self.parts or tuple(torch.zeros_like(part) for part in new)
-        self.parts = tuple(old + more for old, more in zip(known, new, strict=True))
+    def add(self, site: Site, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        """Add what two networks show at `site`, of which parts are turned into float64."""
+        for parts in entries_in_double(ours, theirs):
+            left, right = map(site.rows, parts)
+            self.count += len(left)
+            self.products.addmm_(left.T, right)
+            for place, rows in enumerate((left, right)):
+                self._each[place] += rows.sum(0)
+                self._each[place + 2] += rows.square_().sum(0)
 
     def kernel(self, kernel: Kernel) -> torch.Tensor:
-        """Return (units of ours, units of theirs)."""
-        ours, theirs, our_squares, their_squares, products = (p / self.count for p in self.parts)
+        """Return `products`, changed into the kernel."""
+        products = self.products.div_(self.count)
+        ours, theirs, our_squares, their_squares = self._each / self.count
         if kernel == "inner_product":
             return products
-        products = products - ours[:, None] * theirs
+        products.addr_(ours, theirs, alpha=-1)
         if kernel == "covariance":
             return products
-        scales = (
+        left, right = (
             _inverse((squares - mean.square()).clamp(min=0).sqrt())
             for squares, mean in ((our_squares, ours), (their_squares, theirs))
         )
-        left, right = scales
-        return left[:, None] * products * right
+        return products.mul_(left[:, None]).mul_(right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,52 +201,61 @@ class _Positions:
     seed: int
 
     def chosen(self, site: Site, tensor: torch.Tensor, which: range) -> torch.Tensor:
-        """Return rows of what examples `which` show at `site`, float32 or wider."""
-        rows = site.rows(tensor)
-        each, parts = len(rows) // len(tensor), len(tensor) // len(which)
+        """Return rows of what examples `which` show at `site`, float32 or wider, as a copy."""
+        moved = tensor.movedim(site.dim, -1)
+        moved = moved.reshape(len(moved), -1, moved.shape[-1])
+        each, parts = moved.shape[1], len(tensor) // len(which)
         if each > self.most:
             generator = np.random.default_rng([self.seed, *site.name.encode()])
             # Windows and the like make several entries of one example.
             starts = generator.integers(each, size=(self.number, parts))[which].reshape(-1, 1)
-            places = (starts + np.arange(self.most) * each // self.most) % each
-            at = torch.from_numpy(places + each * np.arange(len(tensor))[:, None]).to(rows.device)
-            rows = rows[at.flatten()]
-        return rows if rows.dtype == torch.float64 else rows.float()
+            places = torch.from_numpy((starts + np.arange(self.most) * each // self.most) % each)
+            entries = torch.arange(len(moved), device=moved.device)[:, None]
+            moved = moved[entries, places.to(moved.device)]
+        wide = torch.float64 if moved.dtype == torch.float64 else torch.float32
+        return moved.flatten(0, 1).to(wide, copy=True)
 
 
-def _met(
+def _run(
     states: Mapping[str, State],
     sites: Sequence[Site],
     examples: Examples,
     count: int,
     batch_size: int,
+    at_once: int,
     seed: int,
     deadline: Deadline,
     progress: Progress,
-) -> Iterator[tuple[str, Site, torch.Tensor, range]]:
-    """Yield, batch by batch, what every network shows at every site, and of which examples."""
+    take: Callable[[str, Site, torch.Tensor, range], None],
+) -> None:
+    """Run all networks on batch after batch, each of them `at_once` examples at a time.
+
+    `take` is told the network, the site, the tensor met there, which may change after that, and
+    which examples these are.
+    """
     placed = {
         name: {tensor: value.to(examples.device) for tensor, value in state.items()}
         for name, state in states.items()
     }
     by_key = {site.key: site for site in sites}
-    met: dict[Site, torch.Tensor] = {}
+    now = "", range(0)
 
-    def take(key: Key, tensor: torch.Tensor) -> None:
+    def hear(key: Key, tensor: torch.Tensor) -> None:
+        name, which = now
         if key in by_key:
-            met[by_key[key]] = tensor.clone()
+            take(name, by_key[key], tensor, which)
 
-    with torch.no_grad(), listening(examples.module, take) as start:
-        done, number = 0, min(count, len(examples.split))
+    task = f"running {' and '.join(states)}" if len(states) == 2 else "running the networks"
+    number = min(count, len(examples.split))
+    with torch.no_grad(), listening(examples.module, hear) as start:
         for inputs, _ in examples.batches(count, batch_size, seed=seed):
-            progress("running the networks", done, number)
-            which = range(done, done + len(inputs))
-            done = which.stop
-            for name, state in placed.items():
-                start()
-                examples.run(state, inputs)
-                for site in sites:
-                    yield name, site, met.pop(site), which
+            progress(task, now[1].stop, number)
+            for part in torch.split(inputs, at_once):
+                which = range(now[1].stop, now[1].stop + len(part))
+                for name, state in placed.items():
+                    now = name, which
+                    start()
+                    examples.run(state, part)
             if deadline.passed():
                 break
-        progress("running the networks", number, number)
+        progress(task, number, number)

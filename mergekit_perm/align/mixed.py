@@ -19,6 +19,7 @@ from mergekit_perm.align.guidance import GuidedDescent
 from mergekit_perm.align.mixtures import Excess, gradient, mixture, points
 from mergekit_perm.align.options import check_options
 from mergekit_perm.align.rows import rows_by_group
+from mergekit_perm.align.sites import find_sites
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.starts import Search
 from mergekit_perm.align.views import State
@@ -86,6 +87,12 @@ def mixed(
     The networks as given are a candidate, too: they never end worse than they were, by that loss.
     The traces are the lowest excess so far.
 
+    Memory, on top of the networks: for each, four copies of its weights in float32 and three of its
+    activations, as `activation_matching` keeps them jointly; one of either in float64, and a few of
+    weights, for all together. To a named reference that is of two networks, however many there are.
+    Besides, what a pass keeps for the gradient of its loss: for exchanges over all of `count`
+    examples, where they run as one batch.
+
     Raises:
         AlignmentError: an option out of range.
     """
@@ -97,21 +104,25 @@ def mixed(
         search = Search(of_weights(states, spec, device=device), settings, seed)
         return search.match(reference, restarts=2 * restarts)
     weights = of_weights(states, spec, device=examples.device)
-    shown = of_activations(
-        states, spec, examples, count=max(count, rows), batch_size=batch_size, rows=rows, seed=seed,
-        deadline=settings.deadline, progress=progress,
-    )  # fmt: skip
+    sites = find_sites(spec, examples, next(iter(states.values())))
+
+    def shown(some: Mapping[str, State]) -> Evidence:
+        return of_activations(
+            some, spec, examples, sites, count=max(count, rows), batch_size=batch_size, rows=rows,
+            seed=seed, deadline=settings.deadline, progress=progress,
+        )  # fmt: skip
+
     guide = _Guide(steps, strength, batch_size, exchanges)
     tensors = matched_tensors(spec, next(iter(states.values())))
     choice = _Choice(spec, examples, settings, seed, ratio, count, restarts, guide, tensors)
     if reference == "joint":
-        members, trace = choice.best(states, weights, shown)
+        members, trace = choice.best(states, weights, shown(states))
         return Solution(anchored(members, next(iter(states))), {"joint": trace}, saw="labels")
     found = Solution({reference: Search(weights, settings, seed).still()}, {}, saw="labels")
     for name in states:
         if name != reference:
             pair = {each: states[each] for each in (reference, name)}
-            members, trace = choice.best(pair, _of(pair, weights), _of(pair, shown))
+            members, trace = choice.best(pair, _of(pair, weights), shown(pair))
             found.members[name], found.traces[name] = dict(members[name]), trace
     return replace(found, members={name: found.members[name] for name in states})
 
@@ -169,19 +180,24 @@ class _Choice:
         self, weights: Evidence, shown: Evidence, both: Evidence, start: int, anchor: str | None
     ) -> Iterator[Members]:
         """Yield where descents on either kind of evidence and on both end."""
-        seed = self.seed + start
-        by_weight = Search(weights, self.settings, seed)
-        by_response = Search(shown, self.settings, seed, cooling=0)
+        by_weight = Search(weights, self.settings, self.seed + start)
+        by_response = Search(shown, self.settings, self.seed + start, cooling=0)
         yield by_weight.match(anchor or "joint", restarts=1).members
         if self.settings.deadline.passed():
             return
         responses = by_response.match(anchor or "joint", restarts=1).members
         yield responses
         for evidence in (weights, both):
-            search = Search(evidence, self.settings, seed)
-            descent = search.descent(responses, start, anchor=anchor)
-            descent.descend("weights and activations")
-            yield descent.members
+            yield self._descended(evidence, responses, start, anchor)
+
+    def _descended(
+        self, evidence: Evidence, members: Members, start: int, anchor: str | None
+    ) -> Members:
+        """Return where a descent from `members` ends: all that is kept of it."""
+        search = Search(evidence, self.settings, self.seed + start)
+        descent = search.descent(members, start, anchor=anchor)
+        descent.descend("weights and activations")
+        return descent.members
 
     def _follow(
         self, incumbent: _Incumbent, evidence: Evidence, start: int, anchor: str | None
@@ -199,6 +215,7 @@ class _Choice:
             if self.settings.deadline.passed():
                 break
             self._push(descent, permuted, step, next(batches))
+            del permuted  # before there are new ones
             descent.sweep()
             permuted = incumbent.permuted(descent.members)
             incumbent.consider(descent.members, permuted)
@@ -243,7 +260,7 @@ class _Choice:
         place = int(descent.generator.integers(len(mixtures))) if step % 2 else 0
         at = mixture(list(permuted.values()), mixtures[place])
         tensors = [t for t in self.tensors if t in descent.current[descent.moving[0]]]
-        slope = gradient(self.examples, at, tensors, *batch)
+        _, slope = gradient(self.examples, at, tensors, *batch)
         down = {name: -value for name, value in slope.items()}
         for name, share in zip(permuted, mixtures[place], strict=True):
             if name in descent.pull and share:

@@ -71,12 +71,13 @@ def gradient(
     tensors: Sequence[str],
     inputs: torch.Tensor,
     labels: torch.Tensor,
-) -> dict[str, torch.Tensor]:
-    """Return the gradient of `loss` by `tensors` of `state`, those that it depends on."""
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return `loss`, and its gradient by those `tensors` of `state` that it depends on."""
     leaves = {name: state[name].detach().requires_grad_() for name in tensors}
     value = loss(examples, {**state, **leaves}, inputs, labels)
     found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-    return {name: g for name, g in zip(tensors, found, strict=True) if g is not None}
+    slopes = {name: g for name, g in zip(tensors, found, strict=True) if g is not None}
+    return value.detach(), slopes
 
 
 class Excess:
@@ -151,7 +152,7 @@ class Excess:
             at, (least, above) = mixture(networks, point, barycentre), _split(point)
             for inputs, labels in self.batches:
                 part = share * len(labels) / self.count
-                slope = gradient(self.examples, at, tensors, inputs, labels)
+                _, slope = gradient(self.examples, at, tensors, inputs, labels)
                 _add(common, slope, part * least)
                 for name, weight in zip(states, above, strict=True):
                     _add(found[name], slope, part * weight)

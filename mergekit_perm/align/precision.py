@@ -16,6 +16,16 @@ def in_double(tensors: Sequence[torch.Tensor]) -> Iterator[Iterator[torch.Tensor
     yield from ((part.double() for part in parts) for parts in zip(*flat, strict=True))
 
 
+def entries_in_double(*tensors: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+    """Yield copies in float64 of some entries along axis 0, the same of each, then of the next.
+
+    All `tensors` have one shape.
+    """
+    at_once = max(1, _PART * len(tensors[0]) // max(1, tensors[0].numel()))
+    for parts in zip(*(torch.split(tensor, at_once) for tensor in tensors), strict=True):
+        yield [part.to(torch.float64, copy=True) for part in parts]
+
+
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
     """Return the squared length of every row of a matrix, in float64."""
     norms: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)

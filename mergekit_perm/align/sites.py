@@ -8,10 +8,12 @@ belongs to an expression of the spec if permuting it gives the copies' tensors f
 from __future__ import annotations
 
 import copy
+import math
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,6 +32,9 @@ from mergekit_perm.permutation import Indices
 # A module's name, what it takes ("in") or gives ("out"), which of those, and which call of it.
 Key = tuple[str, str, int, int]
 
+# Sees what modules take and give.
+Take = Callable[[Key, torch.Tensor], None]
+
 # How many examples the experiment takes, how many members at most, and how far apart two float64
 # passes may be.
 _PROBES = 3
@@ -45,11 +50,13 @@ class Site:
         key: where it is met: module, "in" or "out", its place among them, the number of the call.
         dim: the axis that carries the groups; axis 0 is the batch.
         axis: the expression of that axis.
+        numbers: how many numbers one example shows there.
     """
 
     key: Key
     dim: int
     axis: Axis
+    numbers: int
 
     @property
     def name(self) -> str:
@@ -99,22 +106,95 @@ def find_sites(spec: PermutationSpec, examples: Examples, state: State) -> tuple
 def _all_sites(
     spec: PermutationSpec, examples: Examples, state: State
 ) -> Iterator[tuple[Site, torch.Tensor]]:
-    """Yield every place and axis that carries groups, and the tensor met there."""
+    """Yield every place and axis that carries groups, and the tensor met there.
+
+    Holds the module in float64, one permuted copy of `state`, and what a pass shows.
+    """
     module = copy.deepcopy(examples.module).to("cpu", torch.float64).eval()
     inputs = next(examples.batches(_PROBES, _PROBES))[0].cpu().double()
-    wide = {k: t.cpu().double() if t.is_floating_point() else t.cpu() for k, t in state.items()}
     members = _telling_members(spec)
-    plain = _recorded(module, wide, inputs)
-    moved = [_recorded(module, spec.act(member, wide), inputs) for member in members]
     moves = _moves(spec, members)
-    for key, before in plain.items():
-        afters = [each[key] for each in moved if key in each and each[key].shape == before.shape]
-        if len(afters) < len(moved):
-            continue
-        for dim in range(1, before.ndim):
-            axis = _expression(before, afters, dim, moves.get(before.shape[dim], ()))
+    _load(module, state)
+    tried = {
+        key: [_Tried(before, dim, moves[before.shape[dim]]) for dim in _dims(before, moves)]
+        for key, before in _recorded(module, inputs, moves).items()
+    }
+    for number, member in enumerate(members):
+        _load(module, spec.act(member, state))
+        _run(module, inputs, partial(_compare, tried, number))
+    for key, axes_tried in tried.items():
+        for each in axes_tried:
+            axis = each.expression(len(members))
             if axis is not None:
-                yield Site(key, dim, axis), before
+                numbers = math.ceil(each.before.numel() / len(inputs))
+                yield Site(key, each.dim, axis, numbers), each.before
+
+
+@dataclass(slots=True)
+class _Tried:
+    """One axis of a tensor met, and the expressions that explain how it moves.
+
+    Attributes:
+        before: the tensor that the network itself shows.
+        dim: the axis.
+        candidates: expressions and their moves, (members, size): those that explained all so far.
+        compared: how many members have been looked at.
+        differs: whether one of them has changed the tensor.
+        size: the largest absolute value in the tensor.
+    """
+
+    before: torch.Tensor
+    dim: int
+    candidates: list[tuple[Axis, torch.Tensor]]
+    compared: int = 0
+    differs: bool = False
+    size: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = float(self.before.abs().max())
+
+    def compare(self, number: int, after: torch.Tensor) -> None:
+        """Keep what explains how member `number` has made the tensor `after`."""
+        self.compared += 1
+        self.differs = self.differs or not self._equal(self.before.clone(), after)
+        self.candidates = [
+            (axis, moves)
+            for axis, moves in self.candidates
+            if self._equal(self.before.index_select(self.dim, moves[number]), after)
+        ]
+
+    def expression(self, members: int) -> Axis | None:
+        """Return the expression that explains how all `members` differ from the network.
+
+        None where that may be one or another: of few units all but one may be dead.
+        """
+        if self.compared < members or not self.size or not self.differs or not self.candidates:
+            return None
+        (axis, first), *others = self.candidates
+        return axis if all(torch.equal(moves, first) for _, moves in others) else None
+
+    def _equal(self, own: torch.Tensor, after: torch.Tensor) -> bool:
+        """Tell whether `own`, which is lost, equals `after` but for rounding."""
+        return float(own.sub_(after).abs_().max()) <= _ROUNDING * self.size
+
+
+def _compare(
+    tried: Mapping[Key, Sequence[_Tried]], number: int, key: Key, after: torch.Tensor
+) -> None:
+    for each in tried.get(key, ()):
+        if each.before.shape == after.shape:
+            each.compare(number, after)
+
+
+def _load(module: nn.Module, state: State) -> None:
+    """Let `module` have the weights `state`, in the dtype that it has."""
+    own = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
 
 
 def _telling_members(spec: PermutationSpec) -> list[dict[str, Indices]]:
@@ -157,42 +237,36 @@ def _moves(
     return by_size
 
 
-def _expression(
-    before: torch.Tensor,
-    afters: Sequence[torch.Tensor],
-    dim: int,
-    candidates: Iterable[tuple[Axis, torch.Tensor]],
-) -> Axis | None:
-    """Return the expression that explains how `afters` differ from `before` along `dim`.
-
-    None where that may be one or another: of few units all but one may be dead.
-    """
-    size = float(before.abs().max())
-
-    def equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-        return float((left - right).abs().max()) <= _ROUNDING * size
-
-    if not size or all(equal(before, after) for after in afters):
-        return None
-    found: list[tuple[Axis, torch.Tensor]] = []
-    for axis, moves in candidates:
-        pairs = zip(moves, afters, strict=True)
-        if all(equal(before.index_select(dim, move), after) for move, after in pairs):
-            found.append((axis, moves))
-    alike = all(torch.equal(moves, found[0][1]) for _, moves in found)
-    return found[0][0] if found and alike else None
+def _dims(tensor: torch.Tensor, sizes: Container[int]) -> Iterator[int]:
+    """Yield the axes but the batch that are of one of `sizes`."""
+    return (dim for dim in range(1, tensor.ndim) if tensor.shape[dim] in sizes)
 
 
-def _recorded(module: nn.Module, state: State, inputs: torch.Tensor) -> dict[Key, torch.Tensor]:
+def _recorded(
+    module: nn.Module, inputs: torch.Tensor, sizes: Container[int]
+) -> dict[Key, torch.Tensor]:
+    """Return what is met that has an axis of one of `sizes`; what is met twice is kept once."""
     found: dict[Key, torch.Tensor] = {}
+    seen: dict[int, tuple[weakref.ref[torch.Tensor], int, torch.Tensor]] = {}
 
     def take(key: Key, tensor: torch.Tensor) -> None:
-        found[key] = tensor.clone()  # a nonlinearity may work in place
+        if not any(True for _ in _dims(tensor, sizes)):
+            return
+        known = seen.get(id(tensor))
+        # A nonlinearity may work in place: then the tensor is the same, and its version another.
+        if known is None or known[0]() is not tensor or known[1] != tensor._version:
+            known = weakref.ref(tensor), tensor._version, tensor.clone()
+            seen[id(tensor)] = known
+        found[key] = known[2]
 
+    _run(module, inputs, take)
+    return found
+
+
+def _run(module: nn.Module, inputs: torch.Tensor, take: Take) -> None:
     with torch.no_grad(), listening(module, take) as start:
         start()
-        torch.func.functional_call(module, dict(state), (inputs,))
-    return found
+        module(inputs)
 
 
 def _layers(spec: PermutationSpec) -> set[str]:
@@ -205,9 +279,7 @@ def _groups(spec: PermutationSpec, axis: Axis) -> frozenset[str]:
 
 
 @contextmanager
-def listening(
-    module: nn.Module, take: Callable[[Key, torch.Tensor], None]
-) -> Iterator[Callable[[], None]]:
+def listening(module: nn.Module, take: Take) -> Iterator[Callable[[], None]]:
     """Let `take` see what every module within `module` takes and gives.
 
     Yields a function to call before every pass.

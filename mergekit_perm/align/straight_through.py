@@ -19,7 +19,7 @@ from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.descent import Descent, Settings
 from mergekit_perm.align.evidence import Evidence, of_weights
 from mergekit_perm.align.examples import Examples, needed
-from mergekit_perm.align.mixtures import Excess, Weights, loss, mixture
+from mergekit_perm.align.mixtures import Excess, gradient, mixture
 from mergekit_perm.align.options import check_choice, check_options
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.starts import Search
@@ -82,6 +82,10 @@ def straight_through(
     BatchNorm normalises by the statistics of the batch; running statistics are moved, and neither
     matched nor learned. A loss that is not finite ends the steps.
 
+    Memory, on top of the networks: for each, four copies of its weights in float32 (as permuted,
+    its latents and their two moments), and a few for all together; besides, what a pass over
+    `batch_size` examples keeps for the gradient of its loss, or one over `count` without it.
+
     Raises:
         AlignmentError: no examples, or an option out of range.
     """
@@ -98,17 +102,21 @@ def straight_through(
     learner = _Learner(
         of_weights(near, spec), near, anchor, settings, examples, count, batch_size, seed
     )
-    optimizer = torch.optim.Adam(learner.latent_tensors(), lr=learning_rate)
+    optimizers = {
+        name: torch.optim.Adam(latents.values(), lr=learning_rate)
+        for name, latents in learner.latents.items()
+    }
     for step, (inputs, labels) in enumerate(_batches(examples, batch_size, steps, seed)):
         progress("straight through", step, steps)
         if settings.deadline.passed():
             break
-        value = loss(examples, learner.mixed(mixtures), inputs, labels)
+        shares = learner.shares(mixtures)
+        value, slope = learner.gradient(shares, inputs, labels)
         if not value.isfinite():
             break
-        optimizer.zero_grad()
-        torch.autograd.backward(value)
-        optimizer.step()
+        for name, optimizer in optimizers.items():
+            learner.descend(name, slope, shares[name], optimizer)
+        del slope
         learner.match()
     progress("straight through", steps, steps)
     return Solution(learner.best, {"joint": learner.trace}, saw="labels")
@@ -143,7 +151,7 @@ class _Learner:
         )
         first = evidence.states[anchor]
         self.latents = {
-            name: {tensor: value.clone().requires_grad_() for tensor, value in first.items()}
+            name: {tensor: value.clone() for tensor, value in first.items()}
             for name in states
             if name != anchor
         }
@@ -153,10 +161,6 @@ class _Learner:
         self.members = search.match(anchor, restarts=1).members
         self.permuted = {n: self._permuted(n) for n in states}
         self._consider()
-
-    def latent_tensors(self) -> list[torch.Tensor]:
-        """Return everything that is learned."""
-        return [tensor for latents in self.latents.values() for tensor in latents.values()]
 
     def match(self) -> None:
         """Match every network to its latents, from where it stands, and keep the best members."""
@@ -174,18 +178,35 @@ class _Learner:
             lowest, self.best = excess, dict(self.members)
         self.trace.append(lowest)
 
-    def mixed(self, mixtures: Mixtures) -> dict[str, torch.Tensor]:
-        """Return a mixture of the networks as permuted, whose gradient is that of the latents."""
-        estimates = [
-            self._estimate(name) if name in self.latents else self.permuted[name]
-            for name in self.states
-        ]
-        return mixture(estimates, self._shares(mixtures))
+    def shares(self, mixtures: Mixtures) -> dict[str, float]:
+        """Return how much of every network is in a mixture."""
+        count = len(self.states)
+        drawn = self.generator.random(count) if mixtures == "random" else np.ones(count)
+        return dict(zip(self.states, (drawn / drawn.sum()).tolist(), strict=True))
+
+    def gradient(
+        self, shares: Mapping[str, float], inputs: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, State]:
+        """Return the loss of a mixture of the networks as permuted, and its gradient."""
+        mixed = mixture(list(self.permuted.values()), tuple(shares.values()))
+        tensors = list(self.evidence.states[self.anchor])
+        return gradient(self.excess.examples, mixed, tensors, inputs, labels)
+
+    def descend(
+        self, name: str, slope: State, share: float, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Take a step of the latents of one network, whose `share` of a mixture has that `slope`.
+
+        The slope reaches them as if they were the permuted network.
+        """
+        for tensor, value in slope.items():
+            self.latents[name][tensor].grad = value * share
+        optimizer.step()
+        optimizer.zero_grad()
 
     def _match(self, name: str) -> bool:
         """Match one network to its latents; tell whether it has moved."""
-        latents = {tensor: value.detach() for tensor, value in self.latents[name].items()}
-        pair = {_LATENT: latents, name: self.evidence.states[name]}
+        pair = {_LATENT: self.latents[name], name: self.evidence.states[name]}
         descent = Descent(
             replace(self.evidence, states=pair),
             {_LATENT: self.members[self.anchor], name: self.members[name]},
@@ -202,18 +223,6 @@ class _Learner:
 
     def _permuted(self, name: str) -> dict[str, torch.Tensor]:
         return self.evidence.spec.act(self.members[name], self.states[name])
-
-    def _estimate(self, name: str) -> dict[str, torch.Tensor]:
-        """Return the permuted network, with the latents in place of it for the gradient."""
-        estimate = dict(self.permuted[name])
-        for tensor, latent in self.latents[name].items():
-            estimate[tensor] = estimate[tensor] + (latent - latent.detach())
-        return estimate
-
-    def _shares(self, mixtures: Mixtures) -> Weights:
-        count = len(self.states)
-        drawn = self.generator.random(count) if mixtures == "random" else np.ones(count)
-        return tuple((drawn / drawn.sum()).tolist())
 
 
 def _batches(

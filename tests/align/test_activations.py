@@ -11,10 +11,10 @@ from torch.utils.data import TensorDataset
 
 from mergekit_perm import axes, checkpoints, derive, networks
 from mergekit_perm.align import align
-from mergekit_perm.align.activations import of_activations, of_covariances, standardised
+from mergekit_perm.align.activations import of_activations, of_covariances, standardise
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.sites import find_sites
+from mergekit_perm.align.sites import Site, find_sites
 from mergekit_perm.axis_text import format_axis
 from mergekit_perm.data import Split
 from mergekit_perm.errors import AlignmentError
@@ -62,6 +62,13 @@ def shown(spec: PermutationSpec, sites: Any) -> set[str]:
     return {outer.name for name in named for outer in spec.groups.chain(name)}
 
 
+def shown_by(
+    architecture: str, options: dict[str, Any]
+) -> tuple[PermutationSpec, Examples, tuple[Site, ...]]:
+    spec, data = spec_of(architecture, options), examples(architecture, options)
+    return spec, data, find_sites(spec, data, network(architecture, options))
+
+
 def test_sites_of_an_mlp_are_what_layers_take_in() -> None:
     spec = spec_of(*MLP)
     sites = find_sites(spec, examples(*MLP), network(*MLP))
@@ -104,21 +111,24 @@ def test_groups_of_few_elements_show_where_they_are(hidden: list[int]) -> None:
 def test_sums_over_a_stream_are_the_kernel_of_all_rows(kernel: Any) -> None:
     architecture, options = RESNET
     states = {name: network(architecture, options, seed) for seed, name in enumerate("abc")}
-    spec, data = spec_of(architecture, options), examples(architecture, options)
+    spec, data, sites = shown_by(architecture, options)
     how: Any = {"kernel": kernel, "count": 12, "seed": 0, "deadline": Deadline()}
-    stream = of_covariances(states, spec, data, reference="b", batch_size=5, **how)
-    rows = of_activations(states, spec, data, batch_size=12, rows=12 * 64, **how)
-    assert stream.states["a"].keys() == rows.states["a"].keys()
-    for site, covariances in stream.states["c"].items():
-        expected = rows.states["b"][site] @ rows.states["c"][site].T
-        assert torch.allclose(covariances.T, expected, atol=1e-5)
-        assert torch.equal(stream.states["b"][site], torch.eye(len(covariances)))
+    rows = of_activations(states, spec, data, sites, batch_size=12, rows=12 * 64, **how)
+    for name in "ac":
+        pair = {each: states[each] for each in (name, "b")}
+        stream = of_covariances(pair, spec, data, sites, reference="b", batch_size=5, **how)
+        assert list(stream.states) == list(pair)
+        assert stream.states[name].keys() == rows.states[name].keys()
+        for site, covariances in stream.states[name].items():
+            expected = rows.states["b"][site] @ rows.states[name][site].T
+            assert torch.allclose(covariances.T, expected, atol=1e-5)
+            assert torch.equal(stream.states["b"][site], torch.eye(len(covariances)))
 
 
 def test_few_positions_are_others_in_every_example() -> None:
     architecture, options = RESNET
     states = {"a": network(architecture, options)}
-    spec, data = spec_of(architecture, options), examples(architecture, options)
+    spec, data, sites = shown_by(architecture, options)
     how: Any = {
         "kernel": "inner_product",
         "count": 12,
@@ -126,7 +136,7 @@ def test_few_positions_are_others_in_every_example() -> None:
         "seed": 0,
         "deadline": Deadline(),
     }
-    one, every = (of_activations(states, spec, data, rows=r, **how) for r in (12, 12 * 64))
+    one, every = (of_activations(states, spec, data, sites, rows=r, **how) for r in (12, 12 * 64))
     places = {}
     for site, few in one.states["a"].items():
         found, whole = few * 12**0.5, every.states["a"][site]
@@ -142,10 +152,18 @@ def test_few_positions_are_others_in_every_example() -> None:
 def test_the_batch_size_decides_no_row() -> None:
     architecture, options = RESNET
     states = {"a": network(architecture, options)}
-    spec, data = spec_of(architecture, options), examples(architecture, options)
+    spec, data, sites = shown_by(architecture, options)
     one, other = (
         of_activations(
-            states, spec, data, count=9, batch_size=size, rows=30, seed=1, deadline=Deadline()
+            states,
+            spec,
+            data,
+            sites,
+            count=9,
+            batch_size=size,
+            rows=30,
+            seed=1,
+            deadline=Deadline(),
         ).states["a"]
         for size in (2, 9)
     )
@@ -156,15 +174,16 @@ def test_the_batch_size_decides_no_row() -> None:
 def test_after_the_deadline_no_further_examples_are_taken() -> None:
     architecture, options = RESNET
     states = {name: network(architecture, options, seed) for seed, name in enumerate("ab")}
-    spec, data = spec_of(architecture, options), examples(architecture, options)
+    spec, data, sites = shown_by(architecture, options)
     how: Any = {"count": 12, "batch_size": 5, "rows": 12, "seed": 0}
-    shown = of_activations(states, spec, data, deadline=Deadline(0.0), **how)
+    shown = of_activations(states, spec, data, sites, deadline=Deadline(0.0), **how)
     assert {t.shape[1] for state in shown.states.values() for t in state.values()} == {5}
 
 
 def test_a_unit_that_never_changes_says_nothing() -> None:
     rows = torch.stack([torch.arange(6.0), torch.full((6,), 3.0)], dim=1)
-    kernel = standardised(rows, "correlation").T @ standardised(rows, "correlation")
+    unit = standardise(rows, "correlation")
+    kernel = unit.T @ unit
     assert torch.allclose(kernel, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), atol=1e-6)
 
 
@@ -215,7 +234,10 @@ def test_groups_that_show_nowhere_are_matched_by_weights(reference: str) -> None
     for name, member in planted.items():
         for group in spec.groups:
             assert member[group].inverse() == family.permutations[name][group], group
-    assert ("running the networks", 40, 40) in told
+    passes = (
+        ["running the networks"] if reference == "joint" else [f"running a and {n}" for n in "bc"]
+    )
+    assert [event[0] for event in told if event[1:] == (40, 40)] == passes
 
 
 def test_only_joint_descents_cool() -> None:
