@@ -204,11 +204,15 @@ class _Positions:
         """Return rows of what examples `which` show at `site`, float32 or wider, as a copy."""
         moved = tensor.movedim(site.dim, -1)
         moved = moved.reshape(len(moved), -1, moved.shape[-1])
-        each, parts = moved.shape[1], len(tensor) // len(which)
+        each, parts = moved.shape[1], len(moved) // len(which)
         if each > self.most:
             generator = np.random.default_rng([self.seed, *site.name.encode()])
-            # Windows and the like make several entries of one example.
-            starts = generator.integers(each, size=(self.number, parts))[which].reshape(-1, 1)
+            # Windows and the like make several entries of one example; a table of positions, say,
+            # has entries of its own, the same for all examples.
+            if parts * len(which) == len(moved):
+                starts = generator.integers(each, size=(self.number, parts))[which].reshape(-1, 1)
+            else:
+                starts = generator.integers(each, size=(len(moved), 1))
             places = torch.from_numpy((starts + np.arange(self.most) * each // self.most) % each)
             entries = torch.arange(len(moved), device=moved.device)[:, None]
             moved = moved[entries, places.to(moved.device)]

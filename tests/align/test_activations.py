@@ -11,7 +11,12 @@ from torch.utils.data import TensorDataset
 
 from mergekit_perm import axes, checkpoints, derive, networks
 from mergekit_perm.align import align
-from mergekit_perm.align.activations import of_activations, of_covariances, standardise
+from mergekit_perm.align.activations import (
+    _Positions,
+    of_activations,
+    of_covariances,
+    standardise,
+)
 from mergekit_perm.align.deadline import Deadline
 from mergekit_perm.align.examples import Examples
 from mergekit_perm.align.sites import Site, find_sites
@@ -147,6 +152,16 @@ def test_few_positions_are_others_in_every_example() -> None:
             places[site] = same.float().argmax(1).tolist()
     assert places
     assert all(len(set(found)) > 6 for found in places.values())
+
+
+def test_a_table_that_is_no_examples_own_shows_positions_too() -> None:
+    site = Site(("table", "in", 0, 0), 3, axes.Whole("units"), 19)
+    table = torch.arange(75.0).reshape(1, 5, 5, 3)
+    few = _Positions(2, 12, 0)
+    rows = few.chosen(site, table, range(4, 8))
+    assert rows.shape == (2, 3)
+    assert all(row in table.reshape(-1, 3).tolist() for row in rows.tolist())
+    assert rows.equal(few.chosen(site, table, range(8, 12)))  # the same of all networks
 
 
 def test_the_batch_size_decides_no_row() -> None:
