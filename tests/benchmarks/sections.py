@@ -277,6 +277,7 @@ def _evaluation(rows: Rows, mark: str = "bench", where: str = "") -> str:
         "matrix products of 2048 x 2048, about the least that passes can. Best of three each, in "
         f"one process. `pytest -m {mark} tests/benchmarks/test_evaluation_speed.py`\n\n"
         + table(head, body)
+        + "".join(f"\n{r['network']}, {r['data']}: {r['way']}.\n" for r in rows if mark == "gpu")
     )
 
 

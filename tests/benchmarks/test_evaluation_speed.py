@@ -71,10 +71,15 @@ def pair(architecture: str, options: Mapping[str, Any], splits: Mapping[str, Spl
 
 
 def engine_run(
-    module: nn.Module, states: list[State], splits: Mapping[str, Split], device: torch.device
+    module: nn.Module,
+    states: list[State],
+    splits: Mapping[str, Split],
+    device: torch.device,
+    room: evaluate.Room,
 ) -> list[dict[str, evaluate.Metrics]]:
-    points = evaluate.edge(POINTS)
-    return evaluate.evaluate_points(module, states, points, splits, device=device)
+    """Measure a pair as a run does that has measured others: it knows which way is quickest."""
+    engine = evaluate.Engine(module, states, splits, device=device, room=room)
+    return evaluate.measure_points(engine, evaluate.edge(POINTS))
 
 
 def bare_run(
@@ -118,15 +123,19 @@ def usual_run(
     return losses
 
 
-def timed(network: Pair, splits: Mapping[str, Split], device: torch.device) -> dict[str, float]:
-    """Return the seconds of every way, the best of some rounds; figures have to agree."""
+def timed(network: Pair, splits: Mapping[str, Split], device: torch.device) -> dict[str, Any]:
+    """Return the seconds of every way, the best of some rounds; figures have to agree.
+
+    Beside them, what the engine has found out about ways to measure, in words.
+    """
     module, states = network
+    room = evaluate.Room()
     size = evaluate.Engine(module, states, splits, device=device).batch_size
     bare = partial(bare_run, module, splits, device)
     theirs = copy.deepcopy(module).to(device)
     there = [{k: v.to(device) for k, v in state.items()} for state in states]
     works: dict[str, Callable[[], object]] = {
-        "engine": partial(engine_run, module, states, splits, device),
+        "engine": partial(engine_run, module, states, splits, device, room),
         "plain": partial(bare, torch.contiguous_format, size),
         "channels last": partial(bare, torch.channels_last, size),
         "usual": partial(usual_run, theirs, there, splits, device),
@@ -135,7 +144,8 @@ def timed(network: Pair, splits: Mapping[str, Split], device: torch.device) -> d
     np.testing.assert_allclose(found, works["usual"](), rtol=1e-4)
     # Round by round, so that a machine that gets slower does so for all of them.
     rounds = [{key: seconds(work) for key, work in works.items()} for _ in range(ROUNDS)]
-    return {key: min(each[key] for each in rounds) for key in works}
+    best = {key: min(each[key] for each in rounds) for key in works}
+    return best | {"way": "; ".join(room.notes) or "points are measured one by one"}
 
 
 def products(module: nn.Module, splits: Mapping[str, Split]) -> float:

@@ -46,3 +46,15 @@ def data(split: Callable[..., Split]) -> Data:
     train = split(x, labels)
     test = split(torch.ones(2, dtype=torch.float64), torch.tensor([0, 1]), "test")
     return Data("toy", {"train": train, "test": test}, 2, (), "")
+
+
+@pytest.fixture
+def splits() -> dict[str, Split]:
+    """Return two splits of a few small random images."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name, count in (("train", 90), ("test", 41)):
+        inputs = torch.randn(count, 3, 8, 8, generator=generator)
+        labels = torch.randint(10, (count,), generator=generator)
+        found[name] = Split(name, TensorDataset(inputs, labels))
+    return found

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from mergekit_perm import networks
 from mergekit_perm.data import Split
@@ -30,17 +29,6 @@ torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 RESNET = {"depth": 8, "width": 4, "norm": "batch_norm", "num_classes": 10, "img_size": 8}
-
-
-@pytest.fixture
-def splits() -> dict[str, Split]:
-    generator = torch.Generator().manual_seed(0)
-    found = {}
-    for name, count in (("train", 90), ("test", 41)):
-        inputs = torch.randn(count, 3, 8, 8, generator=generator)
-        labels = torch.randint(10, (count,), generator=generator)
-        found[name] = Split(name, TensorDataset(inputs, labels))
-    return found
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from mergekit_perm import networks
 from mergekit_perm.data import Split
@@ -28,17 +27,6 @@ KINDS: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 Figures = list[tuple[Weights, dict[str, Any]]]
-
-
-@pytest.fixture
-def splits() -> dict[str, Split]:
-    generator = torch.Generator().manual_seed(0)
-    found = {}
-    for name, count in (("train", 90), ("test", 41)):
-        inputs = torch.randn(count, 3, 8, 8, generator=generator)
-        labels = torch.randint(10, (count,), generator=generator)
-        found[name] = Split(name, TensorDataset(inputs, labels))
-    return found
 
 
 def networks_of(
