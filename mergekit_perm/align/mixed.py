@@ -72,8 +72,8 @@ def mixed(
         strength: how far a gradient pushes, in terms of the size of the weights.
         exchanges: how often exchanges of two elements are tried in the end; 0 for none.
         ratio: how much similarities of activations count against those of weights.
-        count: examples by whose loss the best is chosen, at most. All run as one batch; where their
-            inputs have more than 16 M numbers, `batch_size` at a time.
+        count: examples by whose loss the best is chosen, at most. All run as one batch; where that
+            keeps more than 4 GiB for its gradient, `batch_size` at a time.
         batch_size: examples for a gradient, and at a time for activations.
         rows: about how many examples and positions of activations are compared, and at least one
             position of every example, other ones of each.
@@ -90,8 +90,8 @@ def mixed(
     Memory, on top of the networks: for each, four copies of its weights in float32 and three of its
     activations, as `activation_matching` keeps them jointly; one of either in float64, and a few of
     weights, for all together. To a named reference that is of two networks, however many there are.
-    Besides, what a pass keeps for the gradient of its loss: for exchanges over all of `count`
-    examples, where they run as one batch.
+    Besides, what a pass keeps for the gradient of its loss: of all `count` examples, up to 4 GiB,
+    or else of `batch_size`.
 
     Raises:
         AlignmentError: an option out of range.

@@ -21,8 +21,11 @@ Weights = tuple[float, ...]
 _TEMPERATURE = 0.1
 _LEAST_SHARE = 0.02
 
-# How many numbers of input run at once whatever the batch size: 64 MiB.
-_AT_ONCE = 2**24
+# How many numbers a pass may keep for its gradient whatever the batch size: 4 GiB.
+_AT_ONCE = 2**30
+
+# How many examples tell how many numbers that are.
+_FEW = 2
 
 
 def mixture(
@@ -100,11 +103,11 @@ class Excess:
     ) -> None:
         """Measure the networks themselves: `states`, on up to `count` of `examples`.
 
-        All of them run as one batch, unless they are large: then about `batch_size` at a time, and
-        BatchNorm has the statistics of each batch.
+        All of them run as one batch, unless that keeps more than 4 GiB for its gradient: then about
+        `batch_size` at a time, and BatchNorm has the statistics of each batch.
         """
         self.examples = examples
-        self.batches = _batches(examples, count, batch_size, seed)
+        self.batches = _batches(examples, states[0], count, batch_size, seed)
         self.count = sum(len(labels) for _, labels in self.batches)
         self.points = points(len(states))
         own = [self._loss(state) for state in states]
@@ -190,13 +193,34 @@ def points(count: int) -> list[Weights]:
 
 
 def _batches(
-    examples: Examples, count: int, batch_size: int, seed: int
+    examples: Examples, state: State, count: int, batch_size: int, seed: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return up to `count` examples in one batch, or in batches of one size where it is large."""
     number = min(count, len(examples.split))
-    one, _ = next(examples.batches(1, 1))
-    parts = 1 if number * one.numel() <= _AT_ONCE else math.ceil(number / batch_size)
+    large = number * numbers_kept(examples, state) > _AT_ONCE
+    parts = math.ceil(number / batch_size) if large else 1
     return list(examples.batches(count, math.ceil(number / parts), seed=seed))
+
+
+def numbers_kept(examples: Examples, state: State) -> float:
+    """Return about how many float32 numbers a pass keeps for its gradient, by example."""
+    kept: dict[int, int] = {}
+    own = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    inputs, labels = next(examples.batches(_FEW, _FEW))
+    leaves = {
+        name: tensor.detach().requires_grad_(tensor.is_floating_point() and not _is_statistic(name))
+        for name, tensor in state.items()
+    }
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss(examples, leaves, inputs, labels)
+    return sum(kept.values()) / 4 / len(labels)
 
 
 @contextmanager

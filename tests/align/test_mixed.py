@@ -14,7 +14,7 @@ from mergekit_perm.align import Family, align, mixed, mixtures
 from mergekit_perm.align.balance import balanced
 from mergekit_perm.align.evidence import of_tensors, of_weights
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.mixtures import Excess
+from mergekit_perm.align.mixtures import Excess, numbers_kept
 from mergekit_perm.axes import Fixed
 from mergekit_perm.errors import AlignmentError
 from mergekit_perm.permspec import PermutationSpec
@@ -151,7 +151,10 @@ def test_large_examples_run_a_batch_at_a_time(
     module = networks.build(*MLP, seed=0).eval()
     examples = Examples(module, digits.splits["test"], torch.device("cpu"))
     found = []
-    for at_once in (64 * 450, 64 * 450 - 1):
+    # What layers take in, which activations give, and what the loss keeps: logits and labels.
+    kept = numbers_kept(examples, states["a"])
+    assert kept == pytest.approx(64 + sum(MLP[1]["hidden"]) + 10 + 2, abs=1)
+    for at_once in (kept * 450, kept * 450 - 1):
         monkeypatch.setattr(mixtures, "_AT_ONCE", at_once)
         measure = Excess(examples, [*states.values()], count=450, batch_size=100, seed=0)
         excess = measure([*states.values()])
