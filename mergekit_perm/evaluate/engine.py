@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -121,6 +121,7 @@ class Engine:
         self._pace = self._room.pace or Pace.of(self._mixer.module, device, precision)
         self._room.pace = self._pace
         self._graphed: Graphed | None = None
+        self._follow = False
         _, self._best_temperature = steps_of(calibration)
         self._both = both
         self._beside: dict[Weights, dict[str, Metrics]] = {}
@@ -163,6 +164,8 @@ class Engine:
         """Return the metrics of the mix that is there: of two calibrations, the plain one first."""
         module, kept = self._mixer.module, self._both or self._best_temperature
         with self._norms.fused(), self.arithmetic():
+            if graphed and not self._follow:
+                self._see_that_they_follow(graphed)
             return {
                 name: measure_passes(module, graphed or module, each, kept=kept)[0]
                 for name, each in self._batches.items()
@@ -190,29 +193,34 @@ class Engine:
 
     def _measure_graphed(self, group: Sequence[Weights]) -> list[Measured] | RuntimeError:
         """Return what `_measure` does of one mix, its passes being CUDA graphs."""
-        if self._graphed is None:
-            self._graphed = self._captured()
         (weights,) = group
+        if self._graphed is None:
+            # Captured of another network, so that it can be seen whether they follow this one.
+            self._mixer.set(self._ends[-1] if weights == self._ends[0] else self._ends[0])
+            self._graphed = Graphed(self._mixer.module)
+            with self._norms.fused(), self.arithmetic():
+                self._first_pass(self._graphed)
         self._prepare(weights)
         found = attempt(partial(self._measure, self._graphed), self._device)
         return found if isinstance(found, RuntimeError) else [found]
 
-    def _captured(self) -> Graphed:
-        """Return the module's graphs, once they have followed it from one network to another.
+    def _first_pass(self, logits_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Return the logits of the first batch."""
+        inputs, _ = next(iter(next(iter(self._batches.values()))))
+        with torch.inference_mode():
+            return logits_of(inputs)
+
+    def _see_that_they_follow(self, graphed: Graphed) -> None:
+        """Check that graphs give what the network that is there gives.
 
         Raises:
             EvaluationError: they do not: something else than weights has changed.
         """
-        graphed, batches = Graphed(self._mixer.module), next(iter(self._batches.values()))
-        for end in (self._ends[0], self._ends[-1]):
-            self._prepare(end)
-            inputs, _ = next(iter(batches))
-            with self._norms.fused(), self.arithmetic(), torch.inference_mode():
-                expected, found = self._mixer.module(inputs), graphed(inputs)
-            apart = 1e-4 * float(expected.abs().max())
-            if not torch.allclose(found, expected, rtol=0, atol=apart, equal_nan=True):
-                raise EvaluationError("a CUDA graph does not follow the network")
-        return graphed
+        expected, found = self._first_pass(self._mixer.module), self._first_pass(graphed)
+        apart = 1e-4 * float(expected.abs().max())
+        if not torch.allclose(found, expected, rtol=0, atol=apart, equal_nan=True):
+            raise EvaluationError("a CUDA graph does not follow the network")
+        self._follow = True
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Return the arithmetic of its figures, for a block."""

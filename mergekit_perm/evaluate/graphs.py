@@ -37,15 +37,17 @@ class Graphed:
 
     def _capture(self, inputs: torch.Tensor) -> Captured:
         given = inputs.clone()
-        here = torch.cuda.current_stream(inputs.device)
-        aside = torch.cuda.Stream(inputs.device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM):
-                self._module(given)
-        here.wait_stream(aside)
+        device = inputs.device
+        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        here = torch.cuda.current_stream(device)
         graph = torch.cuda.CUDAGraph()
-        # Of other devices other threads take care meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            logits = self._module(given)
+        with torch.cuda.device(device):
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside):
+                for _ in range(_WARM):
+                    self._module(given)
+            here.wait_stream(aside)
+            # Other threads have other devices to look after meanwhile.
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                logits = self._module(given)
         return graph, given, logits
