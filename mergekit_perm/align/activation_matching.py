@@ -67,7 +67,8 @@ def activation_matching(
             (see `weight_matching`). Without it, the more networks there are, the more sweeps go on
             for little.
         max_sweeps: stop after so many sweeps at the latest.
-        max_seconds: stop after so many seconds; the best so far is kept.
+        max_seconds: stop after so many seconds; the best so far is kept. To a named reference every
+            network has an equal part of them.
         progress: told after every sweep.
 
     Memory, on top of the networks, however many examples there are: to a named reference, one
@@ -89,26 +90,30 @@ def activation_matching(
     sites = find_sites(spec, examples, next(iter(states.values())))
     how: dict[str, Any] = {
         "kernel": kernel, "count": count, "batch_size": batch_size, "seed": seed,
-        "deadline": settings.deadline, "progress": progress,
+        "progress": progress,
     }  # fmt: skip
     hidden: set[str] = set()
 
-    def matched(evidence: Evidence) -> Solution:
+    def matched(evidence: Evidence, deadline: Deadline) -> Solution:
         hidden.update(view.group for view in evidence.views if not view.carriers)
-        return Search(evidence, settings, seed, cooling).match(reference, restarts=restarts)
+        own = replace(settings, deadline=deadline)
+        return Search(evidence, own, seed, cooling).match(reference, restarts=restarts)
 
     if reference == "joint":
-        found = matched(of_activations(states, spec, examples, sites, rows=rows, **how))
+        how["deadline"] = settings.deadline
+        evidence = of_activations(states, spec, examples, sites, rows=rows, **how)
+        found = matched(evidence, settings.deadline)
     else:
         found = Solution({}, {})
-        for name in states:
-            if name != reference:
-                pair = {each: states[each] for each in (reference, name)}
-                part = matched(
-                    of_covariances(pair, spec, examples, sites, reference=reference, **how)
-                )
-                found.members.update(part.members)
-                found.traces.update(part.traces)
+        others = [name for name in states if name != reference]
+        for place, name in enumerate(others):
+            pair = {each: states[each] for each in (reference, name)}
+            how["deadline"] = settings.deadline.share(len(others) - place)
+            evidence = of_covariances(pair, spec, examples, sites, reference=reference, **how)
+            part = matched(evidence, how["deadline"])
+            del evidence  # before there is that of the next
+            found.members.update(part.members)
+            found.traces.update(part.traces)
     members = {name: found.members[name] for name in states}
     members = _by_weights(states, spec, hidden, members, reference, settings, seed)
     return replace(found, members=members, saw="inputs")

@@ -135,6 +135,7 @@ class Descent:
         self.trace.append(pairwise_objective(self.current))
         if self.trace[-1] < self.trace[0]:
             self.members, self.current = before
+            self._own.clear()
             self.trace.pop()
             self._kept.clear()
 

@@ -78,7 +78,8 @@ def mixed(
         rows: about how many examples and positions of activations are compared, and at least one
             position of every example, other ones of each.
         max_sweeps: stop a descent after so many sweeps at the latest.
-        max_seconds: stop after so many seconds; the best so far is kept.
+        max_seconds: stop after so many seconds; the best so far is kept. To a named reference every
+            network has an equal part of them.
         device: where weights alone are compared; with examples it is theirs.
         progress: told after every sweep and every gradient.
 
@@ -106,24 +107,26 @@ def mixed(
     weights = of_weights(states, spec, device=examples.device)
     sites = find_sites(spec, examples, next(iter(states.values())))
 
-    def shown(some: Mapping[str, State]) -> Evidence:
+    def shown(some: Mapping[str, State], deadline: Deadline) -> Evidence:
         return of_activations(
             some, spec, examples, sites, count=max(count, rows), batch_size=batch_size, rows=rows,
-            seed=seed, deadline=settings.deadline, progress=progress,
+            seed=seed, deadline=deadline, progress=progress,
         )  # fmt: skip
 
     guide = _Guide(steps, strength, batch_size, exchanges)
     tensors = matched_tensors(spec, next(iter(states.values())))
     choice = _Choice(spec, examples, settings, seed, ratio, count, restarts, guide, tensors)
     if reference == "joint":
-        members, trace = choice.best(states, weights, shown(states))
+        members, trace = choice.best(states, weights, shown(states, settings.deadline))
         return Solution(anchored(members, next(iter(states))), {"joint": trace}, saw="labels")
     found = Solution({reference: Search(weights, settings, seed).still()}, {}, saw="labels")
-    for name in states:
-        if name != reference:
-            pair = {each: states[each] for each in (reference, name)}
-            members, trace = choice.best(pair, _of(pair, weights), shown(pair))
-            found.members[name], found.traces[name] = dict(members[name]), trace
+    others = [name for name in states if name != reference]
+    for place, name in enumerate(others):
+        deadline = settings.deadline.share(len(others) - place)
+        pair = {each: states[each] for each in (reference, name)}
+        own = replace(choice, settings=replace(settings, deadline=deadline))
+        members, trace = own.best(pair, _of(pair, weights), shown(pair, deadline))
+        found.members[name], found.traces[name] = dict(members[name]), trace
     return replace(found, members={name: found.members[name] for name in states})
 
 

@@ -211,7 +211,7 @@ def numbers_kept(examples: Examples, state: State) -> float:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # what keeps the tensor itself is never freed
 
     inputs, labels = next(examples.batches(_FEW, _FEW))
     leaves = {

@@ -90,8 +90,10 @@ class KeptSimilarity:
         """Add the products of (elements, columns) of the reference and of the network."""
         if self.matrix is None:
             self.matrix = ours @ theirs.T
-        else:
+        elif self.matrix.dtype == ours.dtype == theirs.dtype:
             self.matrix.addmm_(ours, theirs.T)
+        else:  # one tensor of a network may be wider than another
+            self.matrix = self.matrix + ours @ theirs.T
 
 
 def _touched(carrier: Carrier, change: Change) -> bool:

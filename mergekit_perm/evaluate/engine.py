@@ -18,7 +18,7 @@ from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.fused_norms import FusedNorms
 from mergekit_perm.evaluate.graphs import Graphed
-from mergekit_perm.evaluate.memory import Room, attempt, explaining
+from mergekit_perm.evaluate.memory import Room, attempt, explaining, forget_frames, free
 from mergekit_perm.evaluate.metrics import Metrics, measure_passes
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.pace import Pace, Way
@@ -118,8 +118,8 @@ class Engine:
         for name, split in splits.items():
             self._batches[name] = self._batches_of(split, self.batch_size)
         # Which way is quickest is known from engines before, or found out.
-        self._pace = self._room.pace or Pace.of(self._mixer.module, device, precision)
-        self._room.pace = self._pace
+        usual = Pace.of(self._mixer.module, device, precision)
+        self._pace = self._room.paces.setdefault(calibration, usual)
         self._graphed: Graphed | None = None
         self._follow = False
         _, self._best_temperature = steps_of(calibration)
@@ -218,7 +218,7 @@ class Engine:
         """
         expected, found = self._first_pass(self._mixer.module), self._first_pass(graphed)
         apart = 1e-4 * float(expected.abs().max())
-        if not torch.allclose(found, expected, rtol=0, atol=apart, equal_nan=True):
+        if not math.isfinite(apart) or not torch.allclose(found, expected, rtol=0, atol=apart):
             raise EvaluationError("a CUDA graph does not follow the network")
         self._follow = True
 
@@ -236,23 +236,35 @@ class Engine:
         while left:
             way = self._pace.next()
             group, left = left[: way.count], left[way.count :]
+            ready = self._follow or not way.graphed  # capturing takes its time
             began = time.perf_counter()
             found = self._measured(way, group)
-            if settled := self._pace.took(way, len(group), time.perf_counter() - began):
+            seconds = time.perf_counter() - began
+            if ready and (settled := self._pace.took(way, len(group), seconds)):
                 self._room.notes.append(settled)
             yield from zip(group, found, strict=True)
 
     def _measured(self, way: Way, group: Sequence[Weights]) -> list[dict[str, Metrics]]:
         """Measure points in one way; one by one, and for good, where that cannot be done."""
         if way.graphed or len(group) > 1:
-            try:
-                found = (self._measure_graphed if way.graphed else self._measure_together)(group)
-            except Exception as error:  # one by one, what is wrong with a network is told
-                found = RuntimeError(error)
-            if not isinstance(found, RuntimeError):
+            found = self._tried(way, group)
+            if not isinstance(found, Exception):
                 return [self._told(point, each) for point, each in zip(group, found, strict=True)]
-            self._pace.never(way)
+            self._room.notes.append(self._pace.never(way, found))
+            self._graphed, self._follow = None, False
+            free(self._device)
         return [self.measure(point) for point in group]
+
+    def _tried(self, way: Way, group: Sequence[Weights]) -> list[Measured] | Exception:
+        """Return what is measured of points in one way, or why that cannot be done.
+
+        The error holds no tensors any more. What is wrong with a network is told one by one.
+        """
+        try:
+            return (self._measure_graphed if way.graphed else self._measure_together)(group)
+        except Exception as caught:
+            forget_frames(caught)
+            return caught
 
     def _prepare(self, weights: Weights) -> None:
         """Mix the networks and calibrate the mixture; norms are fused only after that."""

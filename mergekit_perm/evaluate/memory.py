@@ -23,13 +23,13 @@ class Room:
     Attributes:
         most: examples at a time; None where memory has sufficed so far.
         calibrating: the same, of those that statistics are estimated on.
-        pace: which way points are measured quickest; None before the first engine.
+        paces: by calibration, which way points are measured quickest.
         notes: what a report tells of it, in words.
     """
 
     most: int | None = None
     calibrating: int | None = None
-    pace: Pace | None = None
+    paces: dict[str, Pace] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def calibrating_on(self, wanted: int) -> int:
@@ -56,8 +56,8 @@ def attempt(work: Callable[[], Result], device: torch.device) -> Result | Runtim
         if not out_of_memory(caught):
             raise
         error = caught
-    _forget_frames(error, before)
-    _free(device)
+    forget_frames(error, before)
+    free(device)
     return error
 
 
@@ -76,7 +76,7 @@ def explaining(device: torch.device, what: str) -> Iterator[None]:
         raise EvaluationError(f"{device} has too little memory {what}") from error
 
 
-def _forget_frames(error: BaseException, before: BaseException | None) -> None:
+def forget_frames(error: BaseException, before: BaseException | None = None) -> None:
     """Take the tracebacks from `error` and its causes; from `before` and its own none is taken."""
     waiting, done = [error], [before]
     while waiting:
@@ -86,7 +86,7 @@ def _forget_frames(error: BaseException, before: BaseException | None) -> None:
             waiting += [e for e in (each.__context__, each.__cause__) if e is not None]
 
 
-def _free(device: torch.device) -> None:
+def free(device: torch.device) -> None:
     """Give back what PyTorch holds without using it: pieces of it may be too small."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

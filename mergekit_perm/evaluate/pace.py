@@ -58,8 +58,8 @@ class Pace:
         Args:
             module: the network.
             device: where it is.
-            precision: of its passes. With bfloat16 there are no graphs: they would hold on to
-                copies of the weights that autocast makes.
+            precision: of its passes. With bfloat16 there are no graphs: autocast may keep copies of
+                weights, and graphs would read those.
         """
         size = sum(tensor.nbytes for tensor in module.state_dict().values())
         if device.type != "cuda" or _POINTS * size > _BYTES:
@@ -92,9 +92,11 @@ class Pace:
         times = [f"{other.words} {self._times(other):.2g} times as fast" for other in others]
         return f"points are measured {self.next().words} ({', '.join(times)} as one by one)"
 
-    def never(self, way: Way) -> None:
-        """Let there not be `way`."""
+    def never(self, way: Way, error: Exception) -> str:
+        """Let there not be `way`, which has ended in `error`; return that in words."""
         self.ways = tuple(other for other in self.ways if other != way)
+        why = str(error).partition("\n")[0]
+        return f"points are not measured {way.words}: {type(error).__name__}, {why}"
 
     def _times(self, way: Way) -> float:
         return self.seconds[ALONE] / self.seconds[way]

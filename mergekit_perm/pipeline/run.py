@@ -70,10 +70,10 @@ def run(
         results=results,
     )
     stages = list_stages(shop.inputs)
-    if force:  # before the first stage: some measure points of those that come after them
-        for stage in stages:
-            folder.forget_points(stage.name)
     with _explaining_full_disk(folder, results):
+        if force:  # before the first stage: some measure points of those that come after them
+            for stage in stages:
+                folder.forget_points(stage.name)
         write_text(folder.path / SPEC, run_specs.resolved(loaded))
         for stage in stages:
             results[stage.name] = _result(stage, shop)

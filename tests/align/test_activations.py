@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -281,3 +282,13 @@ def test_data_is_needed() -> None:
             states, spec_of(*MLP), method="activation_matching", kernel="cosine",
             model=networks.build(*MLP, seed=0), data=examples(*MLP).split,
         )  # fmt: skip
+
+
+def test_to_a_reference_every_network_has_an_equal_part_of_the_time() -> None:
+    begun = Deadline(12.0, began=time.perf_counter() - 4.5)
+    share = begun.share(2)
+    assert share.seconds == pytest.approx(3.75, abs=0.2)
+    assert not share.passed()
+    over = Deadline(1.0, began=time.perf_counter() - 2.0).share(3)
+    assert over.seconds == 0.0 and over.passed()
+    assert Deadline().share(2).seconds is None

@@ -9,6 +9,8 @@ import torch
 import mergekit_perm as pm
 from mergekit_perm import derive, networks
 from mergekit_perm.align.changes import change
+from mergekit_perm.align.descent import Descent, Settings
+from mergekit_perm.align.evidence import of_weights
 from mergekit_perm.members import assemble
 from mergekit_perm.permspec import PermutationSpec
 
@@ -67,4 +69,38 @@ def test_networks_that_are_aligned_stay_as_they_were_given(reference: str) -> No
     family = pm.align(states, spec, reference=reference, method="weight_matching", restarts=2)
     assert any(not family.states["b"][t].equal(before["b"][t]) for t in before["b"])
     for name, state in states.items():
+        assert all(value.equal(before[name][t]) for t, value in state.items())
+
+
+@pytest.mark.parametrize("wide", ["conv1.weight", "head.weight"])
+def test_one_tensor_may_be_wider_than_the_others(wide: str) -> None:
+    spec = network()[1]
+    states = {name: network(seed)[0] for seed, name in enumerate("ab")}
+    plain = pm.align(states, spec, reference="a", method="weight_matching")
+    for state in states.values():
+        state[wide] = state[wide].double()
+    found = pm.align(states, spec, reference="a", method="weight_matching")
+    assert found.traces["b"][-1] == pytest.approx(plain.traces["b"][-1], rel=1e-3)
+    assert found.states["b"][wide].dtype == torch.float64
+
+
+def test_after_settling_was_taken_back_networks_stay_as_they_were_given() -> None:
+    spec = network()[1].bind({name: tuple(t.shape) for name, t in network()[0].items()})
+    states = {name: network(seed)[0] for seed, name in enumerate("ab")}
+    evidence = of_weights(states, spec)
+    before = {n: {t: value.clone() for t, value in s.items()} for n, s in evidence.states.items()}
+    still = assemble(spec.groups, {})
+    taken_back = 0
+    for seed in range(2):
+        descent = Descent(
+            evidence, dict.fromkeys(states, still), Settings(order="forward", max_sweeps=2),
+            generator=np.random.default_rng(seed), anchor="a",
+        )  # fmt: skip
+        descent.trace = [float("inf")]  # nothing is higher
+        descent.settle()
+        taken_back += len(descent.trace) == 1
+        descent.trace = [0.0]
+        descent.descend()
+    assert taken_back == 2
+    for name, state in evidence.states.items():
         assert all(value.equal(before[name][t]) for t, value in state.items())

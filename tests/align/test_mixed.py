@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from typing import Any
 
 import numpy as np
@@ -166,6 +168,17 @@ def test_large_examples_run_a_batch_at_a_time(
     for name, tensors in slope.items():
         for tensor, value in tensors.items():
             assert torch.allclose(value, other_slope[name][tensor], rtol=1e-4, atol=1e-7)
+
+
+def test_what_a_pass_keeps_is_freed(states: dict[str, State], digits: data.Data) -> None:
+    module = networks.build(*MLP, seed=0).eval()
+    examples = Examples(module, digits.splits["test"], torch.device("cpu"))
+    alone = {name: tensor.clone() for name, tensor in states["a"].items()}
+    storages = [weakref.ref(tensor.untyped_storage()) for tensor in alone.values()]
+    numbers_kept(examples, alone)
+    alone.clear()
+    gc.collect()
+    assert all(storage() is None for storage in storages)
 
 
 @pytest.mark.parametrize("reference", ["joint", "b"])

@@ -11,7 +11,7 @@ from torch import nn
 
 from mergekit_perm import networks
 from mergekit_perm.data import Split
-from mergekit_perm.evaluate import Engine, Room, calibrate, edge, engine
+from mergekit_perm.evaluate import CALIBRATIONS, Engine, Room, calibrate, edge, engine
 from mergekit_perm.evaluate.graphs import Graphed
 from mergekit_perm.evaluate.pace import ALONE, GRAPHED, Pace
 from mergekit_perm.weighted import State
@@ -32,7 +32,8 @@ def networks_of(splits: Mapping[str, Split]) -> tuple[nn.Module, list[State]]:
 
 def graphing() -> Room:
     """Return the room of a device on which graphs have been found quicker."""
-    return Room(pace=Pace((ALONE, GRAPHED), {ALONE: 1.0, GRAPHED: 0.1}))
+    seconds = {ALONE: 1.0, GRAPHED: 0.1}
+    return Room(paces={name: Pace((ALONE, GRAPHED), dict(seconds)) for name in CALIBRATIONS})
 
 
 class Recorded:
@@ -80,7 +81,7 @@ def test_tensors_of_the_module_stay_where_they_are(
     assert graphed.calls == 2 + 5 * 2  # two to see that they follow, then each point on two splits
     assert any(name.endswith("conv1.bias") for name in graphed.places)  # fused, and captured so
     assert graphed.moved == set()
-    assert room.pace is not None and room.pace.next() == GRAPHED
+    assert room.paces[calibration].next() == GRAPHED
 
 
 class Stale:
@@ -105,7 +106,9 @@ def test_graphs_that_do_not_follow_are_not_used(
     alone = list(Engine(module, states, splits, device=cpu).each(edge(5)))
     room = graphing()
     assert list(Engine(module, states, splits, device=cpu, room=room).each(edge(5))) == alone
-    assert room.pace is not None and room.pace.next() == ALONE
+    (note,) = room.notes
+    assert note.endswith("a CUDA graph does not follow the network")
+    assert room.paces["none"].next() == ALONE
 
 
 @pytest.mark.gpu
@@ -120,4 +123,4 @@ def test_graphs_give_the_figures_of_plain_passes(splits: dict[str, Split]) -> No
         for name, expected in alone.measure(point).items():
             assert found[name].loss == pytest.approx(expected.loss, rel=1e-5)
     assert isinstance(graphed._graphed, Graphed)
-    assert room.pace is not None and room.pace.next() == GRAPHED
+    assert room.paces["none"].next() == GRAPHED

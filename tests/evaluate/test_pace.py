@@ -48,9 +48,10 @@ def test_fewer_points_than_a_way_takes_tell_nothing_of_it() -> None:
 def test_a_way_that_cannot_be_done_is_not_tried_again() -> None:
     pace = Pace(WAYS, {ALONE: 1.0})
     assert pace.next() == GRAPHED
-    pace.never(GRAPHED)
+    told = pace.never(GRAPHED, ValueError("it waits\nfor the device"))
+    assert told == "points are not measured as CUDA graphs: ValueError, it waits"
     assert pace.next() == TOGETHER
-    pace.never(TOGETHER)
+    pace.never(TOGETHER, RuntimeError(""))
     assert pace.next() == ALONE
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mergekit_perm import networks
 from mergekit_perm.data import Split
-from mergekit_perm.evaluate import Engine, Room, calibrate, edge, engine
+from mergekit_perm.evaluate import CALIBRATIONS, Engine, Room, calibrate, edge, engine
 from mergekit_perm.evaluate.pace import ALONE, Pace, Way
 from mergekit_perm.evaluate.points import Weights
 from mergekit_perm.weighted import State
@@ -44,7 +44,8 @@ def networks_of(
 def quick() -> Room:
     """Return the room of a device that has been found quicker with several points at a time."""
     together = Way("4 in one pass", count=4)
-    return Room(pace=Pace((ALONE, together), {ALONE: 1.0, together: 0.1}))
+    seconds = {ALONE: 1.0, together: 0.1}
+    return Room(paces={name: Pace((ALONE, together), dict(seconds)) for name in CALIBRATIONS})
 
 
 def figures(ready: Engine, points: Sequence[Weights]) -> Figures:
@@ -114,10 +115,11 @@ def test_networks_that_cannot_be_run_together_are_run_one_by_one(splits: dict[st
     within = [{f"inner.{name}": value for name, value in state.items()} for state in states]
     room = quick()
     alone = figures(Engine(Deciding(module), within, splits, device=CPU), edge(5))
-    assert (
-        figures(Engine(Deciding(module), within, splits, device=CPU, room=room), edge(5)) == alone
-    )
-    assert room.pace is not None and room.pace.next() == ALONE
+    together = Engine(Deciding(module), within, splits, device=CPU, room=room)
+    assert figures(together, edge(5)) == alone
+    (note,) = room.notes
+    assert note.startswith("points are not measured 4 in one pass: RuntimeError, vmap")
+    assert room.paces["none"].next() == ALONE
 
 
 def test_where_memory_runs_out_points_are_measured_one_by_one(
@@ -136,5 +138,5 @@ def test_where_memory_runs_out_points_are_measured_one_by_one(
     room = quick()
     ready = Engine(module, states, splits, device=CPU, room=room)
     assert figures(ready, edge(5)) == alone
-    assert room.pace is not None and room.pace.next() == ALONE
+    assert room.paces["none"].next() == ALONE
     assert ready.batch_size == 90
