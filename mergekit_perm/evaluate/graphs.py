@@ -47,7 +47,7 @@ class Graphed:
                 for _ in range(_WARM):
                     self._module(given)
             here.wait_stream(aside)
-            # Other threads have other devices to look after meanwhile.
+            # Other threads pin the memory of the next batches meanwhile.
             with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                 logits = self._module(given)
         return graph, given, logits
