@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,11 +16,10 @@ from mergekit_perm.data.layout import quickest_layout
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.fused_norms import FusedNorms
-from mergekit_perm.evaluate.graphs import Graphed
 from mergekit_perm.evaluate.memory import Room, attempt, explaining, forget_frames, free
 from mergekit_perm.evaluate.metrics import Metrics, measure_passes
 from mergekit_perm.evaluate.mixing import Mixer
-from mergekit_perm.evaluate.pace import Pace, Way
+from mergekit_perm.evaluate.pace import Pace, Passes, Way
 from mergekit_perm.evaluate.points import Weights, vertex
 from mergekit_perm.evaluate.precision import Precision, arithmetic, multiplying
 from mergekit_perm.evaluate.together import passing, state_of
@@ -44,6 +42,10 @@ _CALIBRATING = 512
 # How many examples tell what suits a network.
 _FEW = 2
 
+# How far logits of a way may be from those one by one, as a share of the largest: another network's
+# are as far apart as they are large.
+_APART: Mapping[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
+
 # Rather than so few examples at a time, data on the device are given up.
 _FEWER_THAN_DATA = 16
 
@@ -62,7 +64,8 @@ class Engine:
     agree within two thousandths, as they do on another device.
 
     On a CUDA device, passes of small networks are CUDA graphs, or several points are measured in
-    one pass, where `each` finds that quicker on its first points.
+    one pass, where `each` finds that quicker on its first points; where points take minutes, it
+    tries whether compiling passes makes them quicker.
 
     Where the device runs out of memory, examples are halved: those that are measured at a time, and
     where even 16 are too many, data are no more kept there, but read batch by batch. Of those to
@@ -120,8 +123,8 @@ class Engine:
         # Which way is quickest is known from engines before, or found out.
         usual = Pace.of(self._mixer.module, device, precision)
         self._pace = self._room.paces.setdefault(calibration, usual)
-        self._graphed: Graphed | None = None
-        self._follow = False
+        self._passes: dict[Way, Passes] = {}
+        self._follow: set[Way] = set()
         _, self._best_temperature = steps_of(calibration)
         self._both = both
         self._beside: dict[Weights, dict[str, Metrics]] = {}
@@ -160,67 +163,78 @@ class Engine:
         self._prepare(weights)
         return attempt(self._measure, self._device)
 
-    def _measure(self, graphed: Graphed | None = None) -> Measured:
+    def _measure(self, way: Way | None = None) -> Measured:
         """Return the metrics of the mix that is there: of two calibrations, the plain one first."""
         module, kept = self._mixer.module, self._both or self._best_temperature
         with self._norms.fused(), self.arithmetic():
-            if graphed and not self._follow:
-                self._see_that_they_follow(graphed)
+            passes: Passes = module
+            if way:
+                passes = self._passes[way]
+                self._see_that_it_follows(way, passes)
             return {
-                name: measure_passes(module, graphed or module, each, kept=kept)[0]
+                name: measure_passes(module, passes, each, kept=kept)[0]
                 for name, each in self._batches.items()
             }
 
-    def _measure_together(self, group: Sequence[Weights]) -> list[Measured] | RuntimeError:
+    def _measure_together(self, way: Way, group: Sequence[Weights]) -> list[Measured]:
         """Return what `_measure` does of several mixes, measured in the same passes."""
         module, kept = self._mixer.module, self._both or self._best_temperature
         states = []
         for weights in group:
             self._prepare(weights)
-            with self._norms.fused():
+            with self._norms.fused(), self.arithmetic():
                 states.append(state_of(module))
-
-        def work() -> list[Measured]:
+                if weights == group[-1]:
+                    self._see_that_it_follows(way, passing(module, states[-1:]))
+        with self._norms.fused(), self.arithmetic():
             logits_of = passing(module, states)
             found = {
                 name: measure_passes(module, logits_of, each, kept=kept, several=True)
                 for name, each in self._batches.items()
             }
-            return [{name: of[place] for name, of in found.items()} for place in range(len(group))]
+        return [{name: of[place] for name, of in found.items()} for place in range(len(group))]
 
-        with self._norms.fused(), self.arithmetic():
-            return attempt(work, self._device)
-
-    def _measure_graphed(self, group: Sequence[Weights]) -> list[Measured] | RuntimeError:
-        """Return what `_measure` does of one mix, its passes being CUDA graphs."""
-        (weights,) = group
-        if self._graphed is None:
-            # Captured of another network, so that it can be seen whether they follow this one.
+    def _measure_otherwise(self, way: Way, weights: Weights) -> list[Measured]:
+        """Return what `_measure` does of one mix, its passes being those of `way`."""
+        assert way.make, "several points at a time have passes of their own"
+        if way not in self._passes:
+            # Made of another network, so that it can be seen whether they follow this one.
             self._mixer.set(self._ends[-1] if weights == self._ends[0] else self._ends[0])
-            self._graphed = Graphed(self._mixer.module)
-            with self._norms.fused(), self.arithmetic():
-                self._first_pass(self._graphed)
+            made = way.make(self._mixer.module)
+            with self._norms.fused(), self.arithmetic(), torch.inference_mode():
+                for inputs in self._shapes():
+                    made(inputs)
+            self._passes[way] = made
         self._prepare(weights)
-        found = attempt(partial(self._measure, self._graphed), self._device)
-        return found if isinstance(found, RuntimeError) else [found]
+        return [self._measure(way)]
 
-    def _first_pass(self, logits_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Return the logits of the first batch."""
-        inputs, _ = next(iter(next(iter(self._batches.values()))))
-        with torch.inference_mode():
-            return logits_of(inputs)
+    def _shapes(self) -> Iterator[torch.Tensor]:
+        """Yield inputs of every shape that batches have: a last one may be smaller."""
+        seen = set()
+        for batches in self._batches.values():
+            inputs, _ = next(iter(batches))
+            for size in (len(inputs), len(batches) % len(inputs)):
+                if size and inputs[:size].shape not in seen:
+                    seen.add(inputs[:size].shape)
+                    yield inputs[:size]
 
-    def _see_that_they_follow(self, graphed: Graphed) -> None:
-        """Check that graphs give what the network that is there gives.
+    def _see_that_it_follows(self, way: Way, passes: Passes) -> None:
+        """Check, once, that passes give what the network that is there gives, in every shape.
 
         Raises:
             EvaluationError: they do not: something else than weights has changed.
         """
-        expected, found = self._first_pass(self._mixer.module), self._first_pass(graphed)
-        apart = 1e-4 * float(expected.abs().max())
-        if not math.isfinite(apart) or not torch.allclose(found, expected, rtol=0, atol=apart):
-            raise EvaluationError("a CUDA graph does not follow the network")
-        self._follow = True
+        if way in self._follow:
+            return
+        for inputs in self._shapes():
+            with torch.inference_mode():
+                expected = self._mixer.module(inputs)
+                found = passes(inputs).reshape(expected.shape)
+            largest = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max())
+            apart = _APART[self.precision] * largest
+            if not torch.allclose(found, expected, rtol=0, atol=apart, equal_nan=True):
+                raise EvaluationError("that does not follow the network")
+        self._follow.add(way)
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Return the arithmetic of its figures, for a block."""
@@ -234,26 +248,35 @@ class Engine:
         """Yield every point with its metrics, one after another, or some at a time."""
         left = list(points)
         while left:
-            way = self._pace.next()
-            group, left = left[: way.count], left[way.count :]
-            ready = self._follow or not way.graphed  # capturing takes its time
-            began = time.perf_counter()
-            found = self._measured(way, group)
-            seconds = time.perf_counter() - began
-            if ready and (settled := self._pace.took(way, len(group), seconds)):
-                self._room.notes.append(settled)
-            yield from zip(group, found, strict=True)
+            yield from self.some(*self.take(left))
 
-    def _measured(self, way: Way, group: Sequence[Weights]) -> list[dict[str, Metrics]]:
-        """Measure points in one way; one by one, and for good, where that cannot be done."""
-        if way.graphed or len(group) > 1:
+    def take(self, left: list[Weights]) -> tuple[Way, list[Weights]]:
+        """Take from the points that are `left` those to measure next, and say in which way."""
+        way = self._pace.next(len(left), self._passes)
+        group = left[: way.count]
+        del left[: way.count]
+        return way, group
+
+    def some(self, way: Way, group: Sequence[Weights]) -> list[tuple[Weights, dict[str, Metrics]]]:
+        """Return points with their metrics, measured in one way.
+
+        They are measured one by one, and other points too, where that way cannot be gone.
+        """
+        began = time.perf_counter()
+        if way.make or len(group) > 1:
             found = self._tried(way, group)
-            if not isinstance(found, Exception):
-                return [self._told(point, each) for point, each in zip(group, found, strict=True)]
-            self._room.notes.append(self._pace.never(way, found))
-            self._graphed, self._follow = None, False
-            free(self._device)
-        return [self.measure(point) for point in group]
+            if isinstance(found, Exception):
+                self._room.notes.append(self._pace.never(way, found))
+                self._passes.pop(way, None)
+                free(self._device)
+                return [(point, self.measure(point)) for point in group]
+            told = [self._told(point, each) for point, each in zip(group, found, strict=True)]
+        else:
+            told = [self.measure(point) for point in group]
+        seconds = time.perf_counter() - began
+        if known := self._pace.took(way, len(group), seconds):
+            self._room.notes.append(known)
+        return list(zip(group, told, strict=True))
 
     def _tried(self, way: Way, group: Sequence[Weights]) -> list[Measured] | Exception:
         """Return what is measured of points in one way, or why that cannot be done.
@@ -261,7 +284,9 @@ class Engine:
         The error holds no tensors any more. What is wrong with a network is told one by one.
         """
         try:
-            return (self._measure_graphed if way.graphed else self._measure_together)(group)
+            if way.make:
+                return self._measure_otherwise(way, *group)
+            return self._measure_together(way, group)
         except Exception as caught:
             forget_frames(caught)
             return caught
@@ -328,6 +353,8 @@ class Engine:
 
     def _resize(self, batch_size: int) -> None:
         self.batch_size = self._room.most = batch_size
+        self._passes.clear()  # they are of batches as they were
+        self._follow.clear()
         self._batches = {n: b.resized(batch_size) for n, b in self._batches.items()}
 
     def _give_up_data(self) -> bool:

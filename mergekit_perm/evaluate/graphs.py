@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # How often a pass is run before it is captured: libraries choose their kernels at first.
 _WARM = 3
 
 Captured = tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]
+
+# What operations are tagged with that wait for the device.
+_WAITING = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 
 
 class Graphed:
@@ -44,10 +51,50 @@ class Graphed:
         with torch.cuda.device(device):
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
-                for _ in range(_WARM):
+                seen = Capturable()  # type: ignore[no-untyped-call]
+                # Functions that are made of others are seen as these where inference mode is off.
+                with torch.inference_mode(False), torch.no_grad(), seen:
+                    self._module(given)
+                for _ in range(_WARM - 1):
                     self._module(given)
             here.wait_stream(aside)
             # Other threads pin the memory of the next batches meanwhile.
             with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                 logits = self._module(given)
         return graph, given, logits
+
+
+class Capturable(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs what can be captured in a CUDA graph, and raises at what waits for the device.
+
+    A capture that fails midway may leave CUDA's memory and its random numbers as they were within
+    it; so it is not begun.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`.
+
+        Raises:
+            RuntimeError: it depends on what tensors hold, or goes from device to device.
+        """
+        if _waits(func, args):
+            raise RuntimeError(f"{func} waits for the device, so that it cannot be captured")
+        result = func(*args, **(kwargs or {}))
+        taken, given = _tensors((args, kwargs)), _tensors(result)
+        # A number may be on the CPU: it is handed over when a kernel is launched.
+        apart = {tensor.device for tensor in taken if tensor.ndim}
+        new = {tensor.device for tensor in given} - {tensor.device for tensor in taken}
+        if len(apart) > 1 or (taken and new):
+            raise RuntimeError(f"{func} goes to another device, so that it cannot be captured")
+        return result
+
+
+def _waits(func: Any, args: Any) -> bool:
+    """Tell whether a function needs to know what tensors on the device hold."""
+    if func is torch.ops.aten.index.Tensor:  # numbers are places; of a mask it has to find them
+        return any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(args[1]))
+    return any(tag in func.tags for tag in _WAITING)
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+
+from mergekit_perm.evaluate.compiled import Compiled
+from mergekit_perm.evaluate.graphs import Graphed
 
 # Small is a network of which so many take no more memory all in all.
 _POINTS = 8
@@ -14,6 +17,13 @@ _BYTES = 2**28
 
 # Another way must be as many times as fast, as its figures are not the same to the bit.
 _QUICKER = 1.1
+
+# Compiling takes up to a minute or two, and makes passes quicker by a tenth to a half: it is tried
+# where points that are asked for at once take so many seconds.
+_LONG = 300.0
+
+# Logits of inputs.
+Passes = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +33,20 @@ class Way:
     Attributes:
         words: what a report calls it.
         count: how many points at a time.
-        graphed: whether passes are CUDA graphs.
+        make: what makes, of a module, other passes of it, which follow the weights that it has.
+        least: how many seconds of work, at the best known pace, it is tried for.
     """
 
     words: str
     count: int = 1
-    graphed: bool = False
+    make: Callable[[nn.Module], Passes] | None = None
+    least: float = 0.0
 
 
 ALONE = Way("one by one")
-GRAPHED = Way("as CUDA graphs", graphed=True)
+GRAPHED = Way("as CUDA graphs", make=Graphed)
 TOGETHER = Way(f"{_POINTS} in one pass", count=_POINTS)
+COMPILED = Way("compiled", make=Compiled, least=_LONG)
 
 
 @dataclass(slots=True)
@@ -45,58 +58,81 @@ class Pace:
     Attributes:
         ways: `ALONE` first.
         seconds: what a point took, by way.
+        first: what the first points of a way took, by way: it is compiled then, say.
     """
 
     ways: Sequence[Way] = (ALONE,)
     seconds: dict[Way, float] = field(default_factory=dict)
-    _warm: set[Way] = field(default_factory=set)
+    first: dict[Way, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, module: nn.Module, device: torch.device, precision: str) -> Pace:
-        """Return all ways for a small network on a CUDA device; for others, one by one.
+        """Return the ways that may be quicker on a CUDA device; elsewhere, one by one alone.
 
         Args:
-            module: the network.
+            module: the network. CUDA graphs and several points at a time are for small ones.
             device: where it is.
             precision: of its passes. With bfloat16 there are no graphs: autocast may keep copies of
                 weights, and graphs would read those.
         """
-        size = sum(tensor.nbytes for tensor in module.state_dict().values())
-        if device.type != "cuda" or _POINTS * size > _BYTES:
+        if device.type != "cuda":
             return cls()
-        return cls((ALONE, TOGETHER) if precision == "bfloat16" else (ALONE, GRAPHED, TOGETHER))
+        size = sum(tensor.nbytes for tensor in module.state_dict().values())
+        small = _POINTS * size <= _BYTES
+        graphed = [GRAPHED] * (small and precision != "bfloat16")
+        return cls((ALONE, *graphed, *[TOGETHER] * small, COMPILED))
 
-    def next(self) -> Way:
-        """Return the way to measure the next points."""
+    def next(self, points: int, ready: Container[Way] = ()) -> Way:
+        """Return the way to measure the next ones of so many points.
+
+        Args:
+            points: how many are left.
+            ready: the ways whose passes are made already; others have to pay for that.
+        """
         for way in self.ways:
-            if way not in self.seconds:
+            if way not in self.seconds and self._worth_trying(way, points):
                 return way
-        best = min(self.ways, key=self.seconds.__getitem__)
-        return best if self._times(best) >= _QUICKER else ALONE
+        costs = {
+            way: seconds * points + (0.0 if way in ready else self._making(way))
+            for way, seconds in self.seconds.items()
+        }
+        best = min(costs, key=costs.__getitem__)
+        return best if costs[ALONE] >= _QUICKER * costs[best] else ALONE
 
     def took(self, way: Way, points: int, seconds: float) -> str | None:
         """Take note of how many seconds `points` took.
 
         Returns:
-            What that settles, in words, once all ways but one by one are known.
+            What is known of a way, in words, when it has been tried.
         """
         if points < way.count or way in self.seconds:
             return None
-        if way not in self._warm:
-            self._warm.add(way)
+        if way not in self.first:
+            self.first[way] = seconds
             return None
         self.seconds[way] = seconds / points
-        others = [other for other in self.ways if other != ALONE]
-        if not others or not self.seconds.keys() >= set(self.ways):
+        if way == ALONE:
             return None
-        times = [f"{other.words} {self._times(other):.2g} times as fast" for other in others]
-        return f"points are measured {self.next().words} ({', '.join(times)} as one by one)"
+        times = self.seconds[ALONE] / self.seconds[way]
+        told = f"points measured {way.words}: {times:.2g} times as fast as one by one"
+        making = self._making(way)
+        return f"{told}, made ready in {making:.0f} s" if making >= 1 else told
 
     def never(self, way: Way, error: Exception) -> str:
         """Let there not be `way`, which has ended in `error`; return that in words."""
         self.ways = tuple(other for other in self.ways if other != way)
+        self.seconds.pop(way, None)
         why = str(error).partition("\n")[0]
         return f"points are not measured {way.words}: {type(error).__name__}, {why}"
 
-    def _times(self, way: Way) -> float:
-        return self.seconds[ALONE] / self.seconds[way]
+    def _worth_trying(self, way: Way, points: int) -> bool:
+        """Tell whether there is work enough left to try `way` on."""
+        if not way.least:
+            return True
+        return points * min(self.seconds.values()) >= way.least
+
+    def _making(self, way: Way) -> float:
+        """Return the seconds that the first points took more than others do."""
+        if way.make is None:
+            return 0.0
+        return max(0.0, self.first.get(way, 0.0) - self.seconds[way] * way.count)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from queue import SimpleQueue
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from mergekit_perm.evaluate.engine import Engine
 from mergekit_perm.evaluate.metrics import Metrics
@@ -12,7 +11,7 @@ from mergekit_perm.evaluate.points import Weights
 
 
 class Team:
-    """Measures as an `Engine` does, each point on the device that is free.
+    """Measures as an `Engine` does, the next points on the device that is free.
 
     Attributes:
         engines: of the same networks and splits, each on a device of its own.
@@ -32,24 +31,19 @@ class Team:
 
     def each(self, points: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Metrics]]]:
         """Yield every point with its metrics, as devices are done with them."""
-        free: SimpleQueue[Engine] = SimpleQueue()
-        for engine in self.engines:
-            free.put(engine)
-
-        def measured(point: Weights) -> tuple[Weights, dict[str, Metrics]]:
-            engine = free.get()
-            try:
-                return point, engine.measure(point)
-            finally:
-                free.put(engine)
-
-        first = self.engines[0]
+        left = list(points)
+        working: dict[Future[list[tuple[Weights, dict[str, Metrics]]]], Engine] = {}
         # How CUDA multiplies is one setting for all threads: none may put it back early.
-        with first.multiplying(), ThreadPoolExecutor(len(self.engines)) as pool:
-            waiting = [pool.submit(measured, point) for point in points]
-            try:
-                for done in as_completed(waiting):
-                    yield done.result()
-            finally:
-                for one in waiting:
-                    one.cancel()
+        with self.engines[0].multiplying(), ThreadPoolExecutor(len(self.engines)) as pool:
+
+            def go_on(engine: Engine) -> None:
+                if left:
+                    working[pool.submit(engine.some, *engine.take(left))] = engine
+
+            for engine in self.engines:
+                go_on(engine)
+            while working:
+                done, _ = wait(working, return_when=FIRST_COMPLETED)
+                for one in done:
+                    go_on(working.pop(one))
+                    yield from one.result()

@@ -140,21 +140,21 @@ def _mean_seconds(rows: Rows, kind: str, method: str) -> str:
 
 def _speed(rows: Rows, mark: str = "bench", where: str = "") -> str:
     body = []
-    for correlation, search in dict.fromkeys((r["correlation"], r["search"]) for r in rows):
-        same = [r for r in rows if r["correlation"] == correlation]
-        own = [r for r in same if r["search"] == search]
-        loop = [r for r in same if r["search"] == same[0]["search"]]
-        seconds, base = (np.mean([r["seconds"] for r in each]) for each in (own, loop))
-        body.append([
-            f"{correlation:g}", search, interval([r["objective"] for r in own]),
-            interval([r["seconds"] for r in own]), f"{base / seconds:.2f}",
-        ])  # fmt: skip
-    head = ["correlation", "search", "objective", "s", "times as fast as the loop"]
+    for correlation, order in dict.fromkeys((r["correlation"], r["order"]) for r in rows):
+        same = [r for r in rows if (r["correlation"], r["order"]) == (correlation, order)]
+        for search in dict.fromkeys(r["search"] for r in same):
+            own = [r for r in same if r["search"] == search]
+            seconds, base = (sum(r["seconds"] for r in each) for each in (own, same[::2]))
+            body.append([
+                f"{correlation:g}", order, search, interval([r["objective"] for r in own]),
+                interval([r["seconds"] for r in own]), f"{base / seconds:.2f}",
+            ])  # fmt: skip
+    head = ["correlation", "order of visits", "search", "objective", "s", "times as fast"]
     return (
         f"## A pair of ResNet-50{where}: weight matching against the textbook loop\n\n"
-        "One process, equal threads, means and 95 % t-intervals over seeds, which decide the order "
-        "of visits; the loop computes every similarity anew each time "
-        "(tests/benchmarks/textbook.py). "
+        "One process, equal threads, means and 95 % t-intervals over seeds, which decide random "
+        "orders. The loop (tests/benchmarks/textbook.py) visits groups in the same order, and "
+        "computes every similarity anew each time. "
         f"`pytest -m {mark} tests/benchmarks/test_pair_speed.py`\n\n" + table(head, body)
     )
 
@@ -277,8 +277,15 @@ def _evaluation(rows: Rows, mark: str = "bench", where: str = "") -> str:
         "matrix products of 2048 x 2048, about the least that passes can. Best of three each, in "
         f"one process. `pytest -m {mark} tests/benchmarks/test_evaluation_speed.py`\n\n"
         + table(head, body)
-        + "".join(f"\n{r['network']}, {r['data']}: {r['way']}.\n" for r in rows if mark == "gpu")
+        + "".join(f"\n{_ways(r)}\n" for r in rows if mark == "gpu")
     )
+
+
+def _ways(row: dict[str, Any]) -> str:
+    text = f"{row['network']}, {row['data']}: {row['way']}"
+    if "compiled" in row:
+        text += f"; compiled {row['compiled']:.2f} s, after {row['compiling']:.0f} s of compiling"
+    return f"{text}."
 
 
 def _memory(rows: Rows) -> str:
@@ -355,7 +362,7 @@ def _run_memory(rows: Rows) -> str:
     )
 
 
-_SEARCH = "{search} at correlation {correlation:g}"
+_SEARCH = "{search} at correlation {correlation:g}, {order} order"
 
 SECTIONS: Mapping[str, Section] = {
     "barriers": Section(_barriers, "{method}"),

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mergekit_perm import data, evaluate, networks
 from mergekit_perm.data import Split
+from mergekit_perm.evaluate.pace import ALONE, COMPILED, Pace
 from mergekit_perm.evaluate.precision import arithmetic
 from tests.benchmarks import results
 
@@ -148,6 +149,18 @@ def timed(network: Pair, splits: Mapping[str, Split], device: torch.device) -> d
     return best | {"way": "; ".join(room.notes) or "points are measured one by one"}
 
 
+def compiled(network: Pair, splits: Mapping[str, Split], device: torch.device) -> dict[str, float]:
+    """Return the seconds of an engine that compiles passes, and what that took at first."""
+    module, states = network
+    known = {ALONE: 1.0, COMPILED: 0.1}
+    room = evaluate.Room(paces={"none": Pace((ALONE, COMPILED), known)})
+    engine = evaluate.Engine(module, states, splits, device=device, room=room)
+    work = partial(evaluate.measure_points, engine, evaluate.edge(POINTS))
+    first, then = seconds(work), min(seconds(work) for _ in range(ROUNDS))
+    assert not room.notes, room.notes  # of what went wrong
+    return {"compiled": then, "compiling": first - then}
+
+
 def products(module: nn.Module, splits: Mapping[str, Split]) -> float:
     """Return the seconds that plain matrix products of as many operations take: about the least."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -199,7 +212,8 @@ def test_points_on_an_accelerator() -> None:
     rows = []
     for name, data_name, splits, network in on_an_accelerator():
         row: dict[str, Any] = {"network": name, "data": data_name, "threads": 1}
-        rows.append(row | timed(network, splits, torch.device("cuda")))
+        cuda = torch.device("cuda")
+        rows.append(row | timed(network, splits, cuda) | compiled(network, splits, cuda))
         results.keep("evaluation_gpu", rows, "cuda")
     for row in rows:
         assert row["engine"] <= 1.10 * min(row["plain"], row["channels last"])

@@ -6,7 +6,8 @@ all other groups as they stand. For specs whose axes are whole groups or fixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,21 +25,24 @@ def weight_matching(
     theirs: State,
     spec: PermutationSpec,
     *,
+    orders: Iterable[Sequence[str]] = (),
     seed: int = 0,
     max_sweeps: int = 100,
     tolerance: float = 1e-9,
 ) -> tuple[dict[str, np.ndarray], list[float]]:
     """Return the permutation of every group that matches `theirs` to `ours`, and F by sweep.
 
-    F is computed once, at the start; from there on it rises by what assignments gain.
+    F is computed once, at the start; from there on it rises by what assignments gain. Groups are
+    visited in these `orders`, one by sweep; when they are used up, in random ones.
     """
     rows = {name: _groups(spec, name) for name in matched_tensors(spec, ours)}
     permutations = {group: np.arange(spec.groups.length(group)) for group in spec.groups}
     generator = np.random.default_rng(seed)
     trace = [_objective(ours, theirs, rows, permutations)]
-    for _ in range(max_sweeps):
+    random = (generator.permutation(list(permutations)) for _ in itertools.count())
+    for order in itertools.islice(itertools.chain(orders, random), max_sweeps):
         gain = 0.0
-        for group in generator.permutation(list(permutations)):
+        for group in order:
             similarity = _similarity(ours, theirs, rows, permutations, group)
             _, best = linear_sum_assignment(similarity, maximize=True)
             every, now = np.arange(len(best)), permutations[group]

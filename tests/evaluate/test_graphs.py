@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from mergekit_perm import networks
 from mergekit_perm.data import Split
-from mergekit_perm.evaluate import CALIBRATIONS, Engine, Room, calibrate, edge, engine
-from mergekit_perm.evaluate.graphs import Graphed
-from mergekit_perm.evaluate.pace import ALONE, GRAPHED, Pace
-from mergekit_perm.weighted import State
+from mergekit_perm.evaluate import Engine, edge
+from mergekit_perm.evaluate.graphs import Capturable, Graphed
+from mergekit_perm.evaluate.pace import ALONE, GRAPHED, Passes, Way
+from tests.evaluate.engines import quicker, resnets
 
 torch.set_num_threads(1)
-
-RESNET = {"depth": 8, "width": 4, "norm": "batch_norm", "num_classes": 10, "img_size": 8}
-
-
-def networks_of(splits: Mapping[str, Split]) -> tuple[nn.Module, list[State]]:
-    states = []
-    for seed in (0, 1):
-        module = networks.build("resnet_cifar", RESNET, seed=seed)
-        calibrate(module, "batch_norm", splits["train"])
-        states.append({key: tensor.clone() for key, tensor in module.state_dict().items()})
-    return networks.build("resnet_cifar", RESNET, seed=9), states
-
-
-def graphing() -> Room:
-    """Return the room of a device on which graphs have been found quicker."""
-    seconds = {ALONE: 1.0, GRAPHED: 0.1}
-    return Room(paces={name: Pace((ALONE, GRAPHED), dict(seconds)) for name in CALIBRATIONS})
 
 
 class Recorded:
@@ -61,27 +44,28 @@ class Recorded:
 
 @pytest.mark.parametrize("calibration", ["none", "batch_norm", "repair", "temperature"])
 def test_tensors_of_the_module_stay_where_they_are(
-    calibration: str, splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch
+    calibration: str, splits: dict[str, Split]
 ) -> None:
-    module, states = networks_of(splits)
+    module, states = resnets(splits)
     made: list[Recorded] = []
 
     def recorded(own: nn.Module) -> Recorded:
         made.append(Recorded(own))
         return made[-1]
 
-    monkeypatch.setattr(engine, "Graphed", recorded)
+    way = Way("as recorded", make=recorded)
     given: dict[str, Any] = {
         "train_split": splits["train"], "calibration": calibration, "device": torch.device("cpu"),
     }  # fmt: skip
     alone = list(Engine(module, states, splits, **given).each(edge(5)))
-    room = graphing()
+    room = quicker(way)
     assert list(Engine(module, states, splits, **given, room=room).each(edge(5))) == alone
     (graphed,) = made
-    assert graphed.calls == 2 + 5 * 2  # two to see that they follow, then each point on two splits
+    # Of either split made of another network, seen to follow, then each of five points.
+    assert graphed.calls == 2 * (1 + 1 + 5)
     assert any(name.endswith("conv1.bias") for name in graphed.places)  # fused, and captured so
     assert graphed.moved == set()
-    assert room.paces[calibration].next() == GRAPHED
+    assert room.paces[calibration].next(5) == way
 
 
 class Stale:
@@ -97,30 +81,109 @@ class Stale:
         return self.kept
 
 
-def test_graphs_that_do_not_follow_are_not_used(
-    splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch
+class StaleOnTheLastBatch(Stale):
+    """Follows but on a batch that is smaller."""
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        if len(inputs) == 32:
+            logits: torch.Tensor = self.module(inputs)
+            return logits
+        return super().__call__(inputs)
+
+
+@pytest.mark.parametrize("stale", [Stale, StaleOnTheLastBatch])
+def test_passes_that_do_not_follow_are_not_used(
+    stale: Callable[[nn.Module], Passes], splits: dict[str, Split]
 ) -> None:
-    module, states = networks_of(splits)
-    monkeypatch.setattr(engine, "Graphed", Stale)
+    module, states = resnets(splits)
     cpu = torch.device("cpu")
-    alone = list(Engine(module, states, splits, device=cpu).each(edge(5)))
-    room = graphing()
-    assert list(Engine(module, states, splits, device=cpu, room=room).each(edge(5))) == alone
-    (note,) = room.notes
-    assert note.endswith("a CUDA graph does not follow the network")
-    assert room.paces["none"].next() == ALONE
+    given: dict[str, Any] = {"device": cpu, "batch_size": 32}
+    alone = list(Engine(module, states, splits, **given).each(edge(5)))
+    room = quicker(Way("from before", make=stale))
+    assert list(Engine(module, states, splits, **given, room=room).each(edge(5))) == alone
+    assert room.notes == [
+        "points are not measured from before: EvaluationError, that does not follow the network"
+    ]
+    assert room.paces["none"].next(5) == ALONE
+
+
+def test_a_network_that_gives_no_numbers_is_followed_like_another(splits: dict[str, Split]) -> None:
+    module, (one, other) = resnets(splits)
+    broken = {name: value * math.nan if name.startswith("head") else value for name, value in one.items()}
+    way = Way("as recorded", make=Recorded)
+    room = quicker(way)
+    ready = Engine(module, [broken, other], splits, device=torch.device("cpu"), room=room)
+    found = dict(ready.each(edge(3)))
+    assert room.notes == []
+    assert room.paces["none"].next(5) == way
+    assert math.isnan(found[1.0, 0.0]["test"].loss)
+    assert math.isfinite(found[0.0, 1.0]["test"].loss)
+
+
+class Waiting(nn.Module):
+    """Looks at what it is given, on which a CUDA graph would have to wait."""
+
+    def __init__(self, wait: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.wait = wait
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.wait(x)
+
+
+@pytest.mark.parametrize(
+    ("wait", "at"),
+    [
+        (lambda x: x * float(x.sum()), "_local_scalar_dense"),
+        (lambda x: x if x.sum() > 0 else -x, "_local_scalar_dense"),
+        (lambda x: x[x > 0], "index.Tensor"),
+        (lambda x: x.nonzero(), "nonzero"),
+        (lambda x: x.to("meta"), "_to_copy"),
+    ],
+)
+def test_what_waits_for_the_device_is_not_captured(
+    wait: Callable[[torch.Tensor], torch.Tensor], at: str
+) -> None:
+    with torch.no_grad(), pytest.raises(RuntimeError, match=at), Capturable():
+        Waiting(wait)(torch.ones(3))
+
+
+def test_what_can_be_captured_runs_as_it_is(splits: dict[str, Split]) -> None:
+    module, _ = resnets(splits)
+    inputs, _ = next(iter(splits["test"].batches(8)))
+    with torch.no_grad():
+        expected = module.eval()(inputs)
+        with Capturable():
+            found, double = module(inputs), expected * torch.tensor(2.0)
+            some = expected[torch.tensor([0, 2])]
+        assert torch.equal(found, expected)
+        assert torch.equal(double, expected + expected)
+        assert torch.equal(some, expected[::2][:2])
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_graphs_give_the_figures_of_plain_passes(splits: dict[str, Split]) -> None:
-    module, states = networks_of(splits)
+    module, states = resnets(splits)
     cuda = torch.device("cuda")
     alone = Engine(module, states, splits, device=cuda)
-    room = graphing()
+    room = quicker(GRAPHED)
     graphed = Engine(module, states, splits, device=cuda, room=room)
     for point, found in graphed.each(edge(9)):
         for name, expected in alone.measure(point).items():
             assert found[name].loss == pytest.approx(expected.loss, rel=1e-5)
-    assert isinstance(graphed._graphed, Graphed)
-    assert room.paces["none"].next() == GRAPHED
+    assert room.paces["none"].next(9) == GRAPHED
+    assert room.notes == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_what_cannot_be_captured_leaves_the_device_as_it_was() -> None:
+    module = Waiting(lambda x: x * float(x.sum()))
+    inputs = torch.ones(3, device="cuda")
+    before = torch.cuda.get_rng_state()
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="cannot be captured"):
+        Graphed(module)(inputs)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert torch.rand(3, device="cuda").sum() > 0
+    assert not torch.cuda.is_current_stream_capturing()

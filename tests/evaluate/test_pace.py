@@ -6,36 +6,62 @@ import pytest
 import torch
 from torch import nn
 
-from mergekit_perm.evaluate.pace import ALONE, GRAPHED, TOGETHER, Pace
+from mergekit_perm.evaluate.pace import ALONE, COMPILED, GRAPHED, TOGETHER, Pace, Way
 
 WAYS = (ALONE, GRAPHED, TOGETHER)
 
 
+def ways(pace: Pace, points: int, seconds: dict[Way, float]) -> list[tuple[Way, str | None]]:
+    """Return the way of every group until one comes twice more, and what was said of it."""
+    found: list[tuple[Way, str | None]] = []
+    for _ in range(2 * len(pace.ways)):
+        way = pace.next(points)
+        # What is run for the first time is slow.
+        extra = 0.0 if any(way == other for other, _ in found) else 100.0
+        found.append((way, pace.took(way, way.count, way.count * seconds[way] + extra)))
+    return found
+
+
 @pytest.mark.parametrize(
-    ("graphed", "together", "then", "words"),
-    [
-        (0.4, 0.1, TOGETHER, "8 in one pass (as CUDA graphs 2.5 times as fast, 8 in one pass 10"),
-        (0.1, 0.4, GRAPHED, "as CUDA graphs (as CUDA graphs 10 times as fast, 8 in one pass 2.5"),
-        (0.95, 2.0, ALONE, "one by one (as CUDA graphs 1.1 times as fast, 8 in one pass 0.5"),
-    ],
+    ("graphed", "together", "then"),
+    [(0.4, 0.1, TOGETHER), (0.1, 0.4, GRAPHED), (0.95, 2.0, ALONE)],
 )
 def test_all_ways_are_tried_before_one_is_settled(
-    graphed: float, together: float, then: object, words: str
+    graphed: float, together: float, then: Way
 ) -> None:
     pace = Pace(WAYS)
-    seconds = {ALONE: 1.0, GRAPHED: graphed, TOGETHER: together}
-    tried, told = [], []
-    for _ in range(6):
-        way = pace.next()
-        # What is run for the first time is slow.
-        took = 100.0 if way not in tried else way.count * seconds[way]
-        told.append(pace.took(way, way.count, took))
-        tried.append(way)
-    assert tried == [ALONE, ALONE, GRAPHED, GRAPHED, TOGETHER, TOGETHER]
-    assert told[:5] == [None] * 5
-    assert told[5] is not None and told[5].startswith(f"points are measured {words}")
-    assert pace.next() == then
+    found = ways(pace, 25, {ALONE: 1.0, GRAPHED: graphed, TOGETHER: together})
+    assert [way for way, _ in found] == [ALONE, ALONE, GRAPHED, GRAPHED, TOGETHER, TOGETHER]
+    assert [told for way, told in found if way == ALONE] == [None, None]
+    assert pace.next(25, ready=WAYS) == then
     assert pace.took(TOGETHER, 8, 0.1) is None  # said once
+
+
+def test_it_is_told_how_much_faster_a_way_is_and_what_it_takes_to_make_it_ready() -> None:
+    pace = Pace(WAYS, {ALONE: 1.0})
+    assert pace.took(GRAPHED, 1, 41.0) is None
+    told = pace.took(GRAPHED, 1, 0.4)
+    assert told == (
+        "points measured as CUDA graphs: 2.5 times as fast as one by one, made ready in 41 s"
+    )
+    assert pace.took(TOGETHER, 8, 0.9) is None
+    told = pace.took(TOGETHER, 8, 0.8)
+    assert told == "points measured 8 in one pass: 10 times as fast as one by one"
+
+
+@pytest.mark.parametrize(("points", "tried"), [(25, False), (301, True)])
+def test_passes_are_compiled_where_there_is_work_for_minutes(points: int, tried: bool) -> None:
+    pace = Pace((ALONE, GRAPHED, COMPILED))
+    found = ways(pace, points, {ALONE: 3.0, GRAPHED: 1.0, COMPILED: 0.5})
+    assert (COMPILED in {way for way, _ in found}) is tried
+    assert pace.next(points, ready=pace.ways) == (COMPILED if tried else GRAPHED)
+
+
+def test_passes_are_made_anew_where_points_pay_for_it() -> None:
+    pace = Pace((ALONE, COMPILED), {ALONE: 3.0, COMPILED: 1.0}, {ALONE: 5.0, COMPILED: 41.0})
+    assert pace.next(15) == ALONE  # 45 seconds, against 15 and another 40
+    assert pace.next(15, ready=[COMPILED]) == COMPILED
+    assert pace.next(25) == COMPILED
 
 
 def test_fewer_points_than_a_way_takes_tell_nothing_of_it() -> None:
@@ -47,18 +73,18 @@ def test_fewer_points_than_a_way_takes_tell_nothing_of_it() -> None:
 
 def test_a_way_that_cannot_be_done_is_not_tried_again() -> None:
     pace = Pace(WAYS, {ALONE: 1.0})
-    assert pace.next() == GRAPHED
+    assert pace.next(25) == GRAPHED
     told = pace.never(GRAPHED, ValueError("it waits\nfor the device"))
     assert told == "points are not measured as CUDA graphs: ValueError, it waits"
-    assert pace.next() == TOGETHER
+    assert pace.next(25) == TOGETHER
     pace.never(TOGETHER, RuntimeError(""))
-    assert pace.next() == ALONE
+    assert pace.next(25) == ALONE
 
 
-def test_only_small_networks_on_an_accelerator_have_several_ways() -> None:
+def test_the_ways_there_are_depend_on_device_size_and_precision() -> None:
     small, large = nn.Linear(64, 64), nn.Linear(4096, 4096)
     cuda = torch.device("cuda")
-    assert Pace.of(small, cuda, "float32").ways == WAYS
-    assert Pace.of(small, cuda, "bfloat16").ways == (ALONE, TOGETHER)
-    assert Pace.of(large, cuda, "float32").ways == (ALONE,)
+    assert Pace.of(small, cuda, "float32").ways == (*WAYS, COMPILED)
+    assert Pace.of(small, cuda, "bfloat16").ways == (ALONE, TOGETHER, COMPILED)
+    assert Pace.of(large, cuda, "float32").ways == (ALONE, COMPILED)
     assert Pace.of(small, torch.device("cpu"), "float32").ways == (ALONE,)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -23,11 +21,12 @@ from mergekit_perm.evaluate import (
     simplex_samples,
 )
 from mergekit_perm.evaluate.search import next_point
+from tests.evaluate.engines import OneByOne
 
 torch.set_num_threads(1)
 
 
-class Hill:
+class Hill(OneByOne):
     """Stands for an engine: the loss is a hill over the simplex, and 0 at its corners."""
 
     def __init__(self, top: tuple[float, ...]) -> None:
@@ -39,11 +38,6 @@ class Hill:
         away = sum((w - t) ** 2 for w, t in zip(weights, self.top, strict=True))
         loss = 0.0 if max(weights) == 1.0 else math.exp(-20 * away)
         return {"train": Metrics(loss, 0.0, 1), "test": Metrics(0.0, 0.0, 1)}
-
-    def each(self, points: Sequence[Any]) -> Iterator[tuple[Any, dict[str, Metrics]]]:
-        return ((point, self.measure(point)) for point in points)
-
-    multiplying = staticmethod(nullcontext)
 
 
 @pytest.mark.parametrize("top", [(0.21, 0.34, 0.45), (0.07, 0.46, 0.47), (0.5, 0.5, 0.0)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,22 +13,25 @@ from torch.utils.data import TensorDataset
 
 from mergekit_perm import networks
 from mergekit_perm.data import Split
-from mergekit_perm.evaluate import Engine, Metrics, Team, edge, measure_points
+from mergekit_perm.evaluate import Engine, Metrics, Room, Team, edge, measure_points
+from mergekit_perm.evaluate.pace import Way
+from mergekit_perm.evaluate.points import Weights
 from mergekit_perm.evaluate.precision import Precision, arithmetic, multiplying
+from tests.evaluate.engines import OneByOne, quicker
 
 torch.set_num_threads(1)
 
 OPTIONS = {"in_features": 4, "hidden": [6], "num_classes": 3}
 
 
-def engines(count: int) -> list[Engine]:
+def engines(count: int, *, room: Room | None = None) -> list[Engine]:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(30, 4, generator=generator)
     split = Split("train", TensorDataset(inputs, torch.arange(30) % 3))
     modules = [networks.build("mlp", OPTIONS, seed=seed) for seed in (0, 1)]
     states = [dict(module.state_dict()) for module in modules]
     return [
-        Engine(modules[0], states, {"train": split}, device=torch.device("cpu"))
+        Engine(modules[0], states, {"train": split}, device=torch.device("cpu"), room=room)
         for _ in range(count)
     ]
 
@@ -40,15 +44,32 @@ def test_a_team_gives_what_one_engine_does() -> None:
     assert sorted(point for point, _ in kept) == sorted(points)
 
 
-class Slow:
-    """Stands for an engine on a device, and waits until another one is at work."""
+def test_every_device_measures_several_points_at_a_time() -> None:
+    team = Team(engines(2, room=quicker(Way("3 in one pass", count=3))))
+    groups: list[list[Weights]] = []
+    for engine in team.engines:
+        plain = engine.some
 
-    multiplying = staticmethod(nullcontext)
+        def noted(way: Way, group: list[Weights], plain: Any = plain) -> Any:
+            groups.append(list(group))
+            return plain(way, group)
+
+        engine.some = noted  # type: ignore[method-assign, assignment]
+    points = edge(8)
+    found = dict(team.each(points))
+    assert sorted(point for group in groups for point in group) == sorted(points)
+    assert sorted(map(len, groups)) == [2, 3, 3]
+    for point, metrics in dict(engines(1)[0].each(points)).items():
+        assert found[point]["train"].loss == pytest.approx(metrics["train"].loss, rel=1e-5)
+
+
+class Slow(OneByOne):
+    """Waits until another one is at work."""
 
     def __init__(self, barrier: threading.Barrier) -> None:
         self.barrier, self.measured = barrier, 0
 
-    def measure(self, _weights: Any) -> dict[str, Metrics]:
+    def measure(self, weights: Weights) -> dict[str, Metrics]:
         self.barrier.wait(timeout=20)
         self.measured += 1
         return {"train": Metrics(0.0, 0.0, 1)}
@@ -73,13 +94,12 @@ def test_no_thread_puts_back_how_cuda_multiplies_while_others_work(
     seen: list[bool] = []
     meeting = threading.Barrier(2)
 
-    class InTurn:
+    class InTurn(OneByOne):
         """Works within settings of its own, as engines do, and sees them after the other has."""
 
-        def multiplying(self) -> AbstractContextManager[None]:
-            return multiplying(precision, cuda)
+        multiplying = staticmethod(partial(multiplying, precision, cuda))
 
-        def measure(self, _weights: Any) -> dict[str, Metrics]:
+        def measure(self, weights: Weights) -> dict[str, Metrics]:
             with arithmetic(precision, cuda):
                 meeting.wait(timeout=20)
             meeting.wait(timeout=20)
@@ -98,13 +118,12 @@ def test_no_thread_puts_back_how_cuda_multiplies_while_others_work(
     assert len(seen) == 8 and set(seen) == {allowed}
 
 
-class Broken:
+class Broken(OneByOne):
     """An engine whose device is lost."""
 
-    multiplying = staticmethod(nullcontext)
     measured = 0
 
-    def measure(self, _weights: Any) -> dict[str, Metrics]:
+    def measure(self, weights: Weights) -> dict[str, Metrics]:
         self.measured += 1
         raise RuntimeError("the device is gone")
 

@@ -11,14 +11,16 @@ from torch import nn
 
 from mergekit_perm import networks
 from mergekit_perm.data import Split
-from mergekit_perm.evaluate import CALIBRATIONS, Engine, Room, calibrate, edge, engine
-from mergekit_perm.evaluate.pace import ALONE, Pace, Way
+from mergekit_perm.evaluate import Engine, calibrate, edge, engine
+from mergekit_perm.evaluate.pace import ALONE, Way
 from mergekit_perm.evaluate.points import Weights
 from mergekit_perm.weighted import State
+from tests.evaluate.engines import quicker
 
 torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
+FOUR = Way("4 in one pass", count=4)
 KINDS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mlp": ("mlp", {"in_features": 3 * 8 * 8, "hidden": [16, 16], "num_classes": 10}),
     "resnet": (
@@ -39,13 +41,6 @@ def networks_of(
         calibrate(module, "batch_norm", splits["train"])
         states.append({key: tensor.clone() for key, tensor in module.state_dict().items()})
     return networks.build(name, options, seed=9), states
-
-
-def quick() -> Room:
-    """Return the room of a device that has been found quicker with several points at a time."""
-    together = Way("4 in one pass", count=4)
-    seconds = {ALONE: 1.0, together: 0.1}
-    return Room(paces={name: Pace((ALONE, together), dict(seconds)) for name in CALIBRATIONS})
 
 
 def figures(ready: Engine, points: Sequence[Weights]) -> Figures:
@@ -75,7 +70,7 @@ def test_together_points_have_the_figures_that_they_have_alone(
         return plain(*args, **options)
 
     monkeypatch.setattr(engine, "measure_passes", counted)
-    together = figures(Engine(module, states, splits, **given, room=quick()), points)
+    together = figures(Engine(module, states, splits, **given, room=quicker(FOUR)), points)
     assert passes == [*[True] * 4, *[False] * 2]  # 4, 4 and 1 point, on two splits
     assert [point for point, _ in together] == points
     for (_, one), (_, other) in zip(alone, together, strict=True):
@@ -88,7 +83,7 @@ def test_what_is_measured_beside_is_so_together(splits: dict[str, Split]) -> Non
     module, states = networks_of("mlp", 2, splits)
     points = edge(4)
     alone = Engine(module, states, splits, device=CPU, both=True)
-    together = Engine(module, states, splits, device=CPU, both=True, room=quick())
+    together = Engine(module, states, splits, device=CPU, both=True, room=quicker(FOUR))
     figures(alone, points)
     figures(together, points)
     for point in points:
@@ -113,13 +108,13 @@ class Deciding(nn.Module):
 def test_networks_that_cannot_be_run_together_are_run_one_by_one(splits: dict[str, Split]) -> None:
     module, states = networks_of("mlp", 2, splits)
     within = [{f"inner.{name}": value for name, value in state.items()} for state in states]
-    room = quick()
+    room = quicker(FOUR)
     alone = figures(Engine(Deciding(module), within, splits, device=CPU), edge(5))
     together = Engine(Deciding(module), within, splits, device=CPU, room=room)
     assert figures(together, edge(5)) == alone
     (note,) = room.notes
     assert note.startswith("points are not measured 4 in one pass: RuntimeError, vmap")
-    assert room.paces["none"].next() == ALONE
+    assert room.paces["none"].next(9) == ALONE
 
 
 def test_where_memory_runs_out_points_are_measured_one_by_one(
@@ -135,8 +130,8 @@ def test_where_memory_runs_out_points_are_measured_one_by_one(
 
     monkeypatch.setattr(engine, "measure_passes", scarce)
     alone = figures(Engine(module, states, splits, device=CPU), edge(5))
-    room = quick()
+    room = quicker(FOUR)
     ready = Engine(module, states, splits, device=CPU, room=room)
     assert figures(ready, edge(5)) == alone
-    assert room.paces["none"].next() == ALONE
+    assert room.paces["none"].next(9) == ALONE
     assert ready.batch_size == 90

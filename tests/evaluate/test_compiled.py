@@ -1,0 +1,91 @@
+"""Compiled passes: the figures of plain ones, compiled once for all points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from mergekit_perm.data import Split
+from mergekit_perm.evaluate import Engine, edge
+from mergekit_perm.evaluate.pace import ALONE, COMPILED
+from tests.evaluate.engines import quicker, resnets
+
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModule]]:
+    """Compile to what is traced, which needs no compiler; what there is of it, in turn."""
+    traced: list[torch.fx.GraphModule] = []
+
+    def noted(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
+        traced.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=noted))
+    yield traced
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("calibration", ["none", "batch_norm", "repair", "temperature"])
+def test_compiled_passes_give_the_figures_of_plain_ones(
+    calibration: str, splits: dict[str, Split], graphs: list[torch.fx.GraphModule]
+) -> None:
+    module, states = resnets(splits)
+    given: dict[str, Any] = {
+        "train_split": splits["train"], "calibration": calibration, "device": CPU, "batch_size": 32,
+    }  # fmt: skip
+    points = edge(5)
+    alone = dict(Engine(module, states, splits, **given).each(points))
+    room = quicker(COMPILED)
+    compiled = dict(Engine(module, states, splits, **given, room=room).each(points))
+    assert room.notes == []
+    assert room.paces[calibration].next(5) == COMPILED
+    assert len(graphs) == 1  # of batches of 32, not of the last ones; in one piece
+    for point in points:
+        for name in splits:
+            assert compiled[point][name].loss == pytest.approx(alone[point][name].loss, rel=1e-5)
+            assert compiled[point][name].error == alone[point][name].error
+
+
+def test_where_nothing_can_be_compiled_points_are_measured_one_by_one(
+    splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_a_compiler(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
+        raise FileNotFoundError("there is no compiler")
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=without_a_compiler))
+    module, states = resnets(splits)
+    alone = list(Engine(module, states, splits, device=CPU).each(edge(5)))
+    room = quicker(COMPILED)
+    assert list(Engine(module, states, splits, device=CPU, room=room).each(edge(5))) == alone
+    (note,) = room.notes
+    assert note.startswith("points are not measured compiled: BackendCompilerFailed")
+    assert room.paces["none"].next(5) == ALONE
+    torch.compiler.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_on_an_accelerator_compiled_passes_give_the_figures_of_plain_ones(
+    precision: Any, splits: dict[str, Split]
+) -> None:
+    module, states = resnets(splits)
+    given: dict[str, Any] = {"device": torch.device("cuda"), "precision": precision}
+    alone = dict(Engine(module, states, splits, **given).each(edge(5)))
+    room = quicker(COMPILED)
+    compiled = dict(Engine(module, states, splits, **given, room=room).each(edge(5)))
+    assert room.notes == []
+    within = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 1e-2}[precision]
+    for point, metrics in alone.items():
+        for name, expected in metrics.items():
+            assert compiled[point][name].loss == pytest.approx(expected.loss, rel=within)
