@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
+import tokenize
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,25 +13,45 @@ ROOT = Path(__file__).parents[2]
 
 
 def digest(folder: Path, patterns: Iterable[str]) -> str:
-    """Return a short hash of the names and contents of the files in `folder` that match.
+    """Return a short hash of the names and the code of the Python files in `folder` that match.
+
+    Comments, docstrings and blank lines decide no figure, and do not count.
 
     Args:
         folder: what names are relative to.
-        patterns: in the manner of `Path.glob`.
+        patterns: in the manner of `Path.glob`; files that match one after an exclamation mark are
+            left out.
 
     Raises:
         ValueError: a pattern matches nothing, as after a file has got another name.
     """
-    found: set[Path] = set()
+    found: dict[bool, set[Path]] = {True: set(), False: set()}
     for pattern in patterns:
-        matching = set(folder.glob(pattern))
+        matching = set(folder.glob(pattern.removeprefix("!")))
         if not matching:
             raise ValueError(f"{folder}: no file matches {pattern}")
-        found |= matching
+        found[not pattern.startswith("!")] |= matching
     content = hashlib.sha256()
-    for path in sorted(found):
-        content.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    for path in sorted(found[True] - found[False]):
+        name = path.relative_to(folder)
+        content.update(f"{name}\n{code(path.read_text(encoding='utf-8'))}".encode())
     return content.hexdigest()[:12]
+
+
+def code(source: str) -> str:
+    """Return Python source without comments, docstrings, blank lines and trailing spaces."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            first = node.body[0]
+            for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
+                lines[row - 1] = ""
+    return "".join(f"{line.rstrip()}\n" for line in lines if line.strip())
 
 
 def _packages(*names: str) -> tuple[str, ...]:
@@ -43,9 +66,12 @@ _ALIGN = ("mergekit_perm/*.py", *_packages("align"))
 # Training is not among it: the zoo's networks are trained once, and rows of barriers have their
 # fingerprint.
 _ZOO = ("mergekit_perm/data/digits.py", *_modules("zoo"))
-_BARRIERS = (*_ALIGN, *_packages("evaluate"), *_ZOO, *_modules("test_solver_barriers"))
+# Ways to measure that there are on an accelerator alone.
+_WAYS = tuple(f"mergekit_perm/evaluate/{name}.py" for name in ("compiled", "graphs", "together"))
+_ON_CPU = (*_packages("evaluate"), *(f"!{path}" for path in _WAYS))
+_BARRIERS = (*_ALIGN, *_ON_CPU, *_ZOO, *_modules("test_solver_barriers"))
 _PAIRS = (*_ALIGN, *_modules("textbook", "test_pair_speed"))
-_EVALUATION = (*_packages("evaluate", "data"), *_modules("test_evaluation_speed"))
+_EVALUATION = (*_packages("data"), *_modules("test_evaluation_speed"))
 _MERGING = _packages("merge", "checkpoints", "pipeline")
 
 SOURCES: Mapping[str, tuple[str, ...]] = {
@@ -56,13 +82,14 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "joint_objective": (*_ALIGN, *_ZOO, *_modules("test_joint_objective")),
     "planted": (*_ALIGN, *_modules("test_planted")),
     "scaling": (*_ALIGN, *_ZOO, *_modules("test_scaling")),
-    "evaluation": _EVALUATION,
-    "evaluation_gpu": _EVALUATION,
-    "evaluation_memory": _EVALUATION,
+    "evaluation": (*_EVALUATION, *_ON_CPU),
+    "evaluation_gpu": (*_EVALUATION, *_packages("evaluate")),
+    "evaluation_memory": (*_EVALUATION, *_ON_CPU),
     "merge_speed": (*_MERGING, *_packages("cli"), *_modules("test_merge_speed")),
     "merged_accuracy": (
         *_ALIGN,
-        *_packages("data", "evaluate", "merge", "networks", "pipeline", "train"),
+        *_ON_CPU,
+        *_packages("data", "merge", "networks", "pipeline", "train"),
         *_modules("closed_form", "test_merged_accuracy"),
     ),
     "run_memory": (*_ALIGN, *_MERGING, *_modules("run_memory", "test_run_memory")),

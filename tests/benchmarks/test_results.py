@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks import results
 from tests.benchmarks.sections import SECTIONS
-from tests.benchmarks.sources import SOURCES, digest
+from tests.benchmarks.sources import SOURCES, code, digest
 
 
 @pytest.fixture
@@ -75,14 +75,25 @@ def test_every_section_knows_what_decides_it_and_what_its_rows_are_called() -> N
     assert all(called.values())
 
 
-def test_a_digest_is_of_names_and_contents(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("1")
-    (tmp_path / "b.txt").write_text("1")
+def test_a_digest_is_of_names_and_code(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("a = 1\n")
+    (tmp_path / "b.txt").write_text("a = 1\n")
     first = digest(tmp_path, ["*.py"])
-    assert digest(tmp_path, ["*.py", "a.*"]) == first
+    assert digest(tmp_path, ["*.py", "a.*", "!b.txt"]) == first
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     renamed = digest(tmp_path, ["*.py"])
-    (tmp_path / "b.py").write_text("2")
+    (tmp_path / "b.py").write_text("a = 2\n")
     assert len({first, renamed, digest(tmp_path, ["*.py"])}) == 3
-    with pytest.raises(ValueError, match=r"no file matches a\.py"):
-        digest(tmp_path, ["*.py", "a.py"])
+    with pytest.raises(ValueError, match=r"no file matches !a\.py"):
+        digest(tmp_path, ["*.py", "!a.py"])
+
+
+def test_what_code_says_of_itself_does_not_count() -> None:
+    silent = 'def f(x):\n    text = """kept\n\n# so"""\n    return x + 1\n'
+    spoken = (
+        '"""A module."""\n\n# Of it.\ndef f(x):\n    """Say.\n\n    More.\n    """\n'
+        '    text = """kept\n\n# so"""\n\n    return x + 1  # and why\n'
+    )
+    assert code(spoken) == code(silent)
+    assert code(silent) != code(silent.replace("1", "2"))
+    assert code(silent) != code(silent.replace("so", "as"))

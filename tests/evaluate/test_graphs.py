@@ -109,7 +109,9 @@ def test_passes_that_do_not_follow_are_not_used(
 
 def test_a_network_that_gives_no_numbers_is_followed_like_another(splits: dict[str, Split]) -> None:
     module, (one, other) = resnets(splits)
-    broken = {name: value * math.nan if name.startswith("head") else value for name, value in one.items()}
+    broken = {
+        name: value * math.nan if name.startswith("head") else value for name, value in one.items()
+    }
     way = Way("as recorded", make=Recorded)
     room = quicker(way)
     ready = Engine(module, [broken, other], splits, device=torch.device("cpu"), room=room)
