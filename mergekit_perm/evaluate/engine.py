@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,13 +15,13 @@ from mergekit_perm.data.layout import quickest_layout
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate.calibration import calibrator, steps_of, within_memory
 from mergekit_perm.evaluate.fused_norms import FusedNorms
-from mergekit_perm.evaluate.memory import Room, attempt, explaining, forget_frames, free
+from mergekit_perm.evaluate.memory import Room, attempt, explaining
 from mergekit_perm.evaluate.metrics import Metrics, measure_passes
 from mergekit_perm.evaluate.mixing import Mixer
 from mergekit_perm.evaluate.pace import Pace, Passes, Way
 from mergekit_perm.evaluate.points import Weights, vertex
 from mergekit_perm.evaluate.precision import Precision, arithmetic, multiplying
-from mergekit_perm.evaluate.together import passing, state_of
+from mergekit_perm.evaluate.ways import Ways
 from mergekit_perm.weighted import State
 
 if TYPE_CHECKING:
@@ -41,10 +40,6 @@ _CALIBRATING = 512
 
 # How many examples tell what suits a network.
 _FEW = 2
-
-# How far logits of a way may be from those one by one, as a share of the largest: another network's
-# are as far apart as they are large.
-_APART: Mapping[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
 
 # Rather than so few examples at a time, data on the device are given up.
 _FEWER_THAN_DATA = 16
@@ -75,6 +70,8 @@ class Engine:
     Attributes:
         batch_size: examples at a time; halved when the device runs out of memory.
         precision: of what is measured; statistics are estimated again without bfloat16.
+        device: where that is.
+        batches: of every split.
     """
 
     def __init__(
@@ -105,7 +102,7 @@ class Engine:
             EvaluationError: the device has too little memory for the networks, or what
                 `evaluate_points` refuses.
         """
-        self._splits, self._device, self.precision = splits, device, precision
+        self._splits, self.device, self.precision = splits, device, precision
         self._room = Room() if room is None else room
         self._ends = [vertex(len(states), place) for place in range(len(states))]
         self._layout, self._norms = torch.contiguous_format, FusedNorms(())
@@ -117,14 +114,12 @@ class Engine:
         longest = max(map(len, splits.values()), default=1)
         self._wanted = min(batch_size or self._usual_batch_size(), longest)
         self.batch_size = min(self._wanted, self._room.most or self._wanted)
-        self._batches: dict[str, Batches] = {}
+        self.batches: dict[str, Batches] = {}
         for name, split in splits.items():
-            self._batches[name] = self._batches_of(split, self.batch_size)
+            self.batches[name] = self._batches_of(split, self.batch_size)
         # Which way is quickest is known from engines before, or found out.
-        usual = Pace.of(self._mixer.module, device, precision)
-        self._pace = self._room.paces.setdefault(calibration, usual)
-        self._passes: dict[Way, Passes] = {}
-        self._follow: set[Way] = set()
+        usual = Pace.of(self.module, device)
+        self._ways = Ways(self._room.paces.setdefault(calibration, usual), self._room.notes)
         _, self._best_temperature = steps_of(calibration)
         self._both = both
         self._beside: dict[Weights, dict[str, Metrics]] = {}
@@ -144,9 +139,9 @@ class Engine:
         """
         while isinstance(found := self._attempt(weights), RuntimeError):
             self._make_room(found)
-        return self._told(weights, found)
+        return self.told(weights, found)
 
-    def _told(self, weights: Weights, found: Measured) -> dict[str, Metrics]:
+    def told(self, weights: Weights, found: Measured) -> dict[str, Metrics]:
         """Return of what was found of a mix what was asked for, and keep the rest for `beside`."""
         if not self._both:
             return {name: metrics[-1] for name, metrics in found.items()}
@@ -159,90 +154,50 @@ class Engine:
         return self._beside.get(weights)
 
     def _attempt(self, weights: Weights) -> Measured | RuntimeError:
-        """Return what `_measure` does of a mix, or the error that memory ran out with."""
-        self._prepare(weights)
-        return attempt(self._measure, self._device)
+        """Return the metrics of a mix, or the error that memory ran out with."""
+        self.prepare(weights)
 
-    def _measure(self, way: Way | None = None) -> Measured:
-        """Return the metrics of the mix that is there: of two calibrations, the plain one first."""
-        module, kept = self._mixer.module, self._both or self._best_temperature
+        def work() -> Measured:
+            with self.running():
+                return self.measured_by(self.module)[0]
+
+        return attempt(work, self.device)
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that networks are mixed into."""
+        return self._mixer.module
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let the module run as it is measured; after it, networks must be mixed anew."""
         with self._norms.fused(), self.arithmetic():
-            passes: Passes = module
-            if way:
-                passes = self._passes[way]
-                self._see_that_it_follows(way, passes)
-            return {
-                name: measure_passes(module, passes, each, kept=kept)[0]
-                for name, each in self._batches.items()
-            }
+            yield
 
-    def _measure_together(self, way: Way, group: Sequence[Weights]) -> list[Measured]:
-        """Return what `_measure` does of several mixes, measured in the same passes."""
-        module, kept = self._mixer.module, self._both or self._best_temperature
-        states = []
-        for weights in group:
-            self._prepare(weights)
-            with self._norms.fused(), self.arithmetic():
-                states.append(state_of(module))
-                if weights == group[-1]:
-                    self._see_that_it_follows(way, passing(module, states[-1:]))
-        with self._norms.fused(), self.arithmetic():
-            logits_of = passing(module, states)
-            found = {
-                name: measure_passes(module, logits_of, each, kept=kept, several=True)
-                for name, each in self._batches.items()
-            }
-        return [{name: of[place] for name, of in found.items()} for place in range(len(group))]
+    def measured_by(self, passes: Passes, *, several: bool = False) -> list[Measured]:
+        """Return the metrics, of every mix that `passes` are of, on all splits.
 
-    def _measure_otherwise(self, way: Way, weights: Weights) -> list[Measured]:
-        """Return what `_measure` does of one mix, its passes being those of `way`."""
-        assert way.make, "several points at a time have passes of their own"
-        if way not in self._passes:
-            # Made of another network, so that it can be seen whether they follow this one.
-            self._mixer.set(self._ends[-1] if weights == self._ends[0] else self._ends[0])
-            made = way.make(self._mixer.module)
-            with self._norms.fused(), self.arithmetic(), torch.inference_mode():
-                for inputs in self._shapes():
-                    made(inputs)
-            self._passes[way] = made
-        self._prepare(weights)
-        return [self._measure(way)]
+        Of two calibrations, those of the plain one come first.
 
-    def _shapes(self) -> Iterator[torch.Tensor]:
-        """Yield inputs of every shape that batches have: a last one may be smaller."""
-        seen = set()
-        for batches in self._batches.values():
-            inputs, _ = next(iter(batches))
-            for size in (len(inputs), len(batches) % len(inputs)):
-                if size and inputs[:size].shape not in seen:
-                    seen.add(inputs[:size].shape)
-                    yield inputs[:size]
-
-    def _see_that_it_follows(self, way: Way, passes: Passes) -> None:
-        """Check, once, that passes give what the network that is there gives, in every shape.
-
-        Raises:
-            EvaluationError: they do not: something else than weights has changed.
+        Args:
+            passes: within `running`, of the mix that is there.
+            several: their logits are of several mixes, of shape (mixes, examples, classes).
         """
-        if way in self._follow:
-            return
-        for inputs in self._shapes():
-            with torch.inference_mode():
-                expected = self._mixer.module(inputs)
-                found = passes(inputs).reshape(expected.shape)
-            largest = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max())
-            apart = _APART[self.precision] * largest
-            if not torch.allclose(found, expected, rtol=0, atol=apart, equal_nan=True):
-                raise EvaluationError("that does not follow the network")
-        self._follow.add(way)
+        kept = self._both or self._best_temperature
+        found = {
+            name: measure_passes(self.module, passes, each, kept=kept, several=several)
+            for name, each in self.batches.items()
+        }
+        mixes = range(max(map(len, found.values()), default=1))
+        return [{name: of[place] for name, of in found.items()} for place in mixes]
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Return the arithmetic of its figures, for a block."""
-        return arithmetic(self.precision, self._device)
+        return arithmetic(self.precision, self.device)
 
     def multiplying(self) -> AbstractContextManager[None]:
         """Return the part of its arithmetic that is one setting for all threads, for a block."""
-        return multiplying(self.precision, self._device)
+        return multiplying(self.precision, self.device)
 
     def each(self, points: Sequence[Weights]) -> Iterator[tuple[Weights, dict[str, Metrics]]]:
         """Yield every point with its metrics, one after another, or some at a time."""
@@ -250,48 +205,19 @@ class Engine:
         while left:
             yield from self.some(*self.take(left))
 
-    def take(self, left: list[Weights]) -> tuple[Way, list[Weights]]:
-        """Take from the points that are `left` those to measure next, and say in which way."""
-        way = self._pace.next(len(left), self._passes)
-        group = left[: way.count]
-        del left[: way.count]
-        return way, group
+    def take(self, left: list[Weights], devices: int = 1) -> tuple[Way, list[Weights]]:
+        """Return what `Ways.take` does."""
+        return self._ways.take(left, devices)
 
     def some(self, way: Way, group: Sequence[Weights]) -> list[tuple[Weights, dict[str, Metrics]]]:
-        """Return points with their metrics, measured in one way.
+        """Return points with their metrics, measured in one way."""
+        return list(zip(group, self._ways.measure(self, way, group), strict=True))
 
-        They are measured one by one, and other points too, where that way cannot be gone.
-        """
-        began = time.perf_counter()
-        if way.make or len(group) > 1:
-            found = self._tried(way, group)
-            if isinstance(found, Exception):
-                self._room.notes.append(self._pace.never(way, found))
-                self._passes.pop(way, None)
-                free(self._device)
-                return [(point, self.measure(point)) for point in group]
-            told = [self._told(point, each) for point, each in zip(group, found, strict=True)]
-        else:
-            told = [self.measure(point) for point in group]
-        seconds = time.perf_counter() - began
-        if known := self._pace.took(way, len(group), seconds):
-            self._room.notes.append(known)
-        return list(zip(group, told, strict=True))
+    def mix_another_than(self, weights: Weights) -> None:
+        """Let another network be in the module than the mix with `weights`."""
+        self._mixer.set(self._ends[-1] if weights == self._ends[0] else self._ends[0])
 
-    def _tried(self, way: Way, group: Sequence[Weights]) -> list[Measured] | Exception:
-        """Return what is measured of points in one way, or why that cannot be done.
-
-        The error holds no tensors any more. What is wrong with a network is told one by one.
-        """
-        try:
-            if way.make:
-                return self._measure_otherwise(way, *group)
-            return self._measure_together(way, group)
-        except Exception as caught:
-            forget_frames(caught)
-            return caught
-
-    def _prepare(self, weights: Weights) -> None:
+    def prepare(self, weights: Weights) -> None:
         """Mix the networks and calibrate the mixture; norms are fused only after that."""
 
         def work() -> None:
@@ -300,14 +226,14 @@ class Engine:
 
         with self.multiplying():
             give_up = self._give_up_data
-            within_memory(work, self._calibrate, self._device, self._room, make_room=give_up)
+            within_memory(work, self._calibrate, self.device, self._room, make_room=give_up)
 
     def _suit(self, split: Split) -> None:
         """Find the layout and the norms to fuse, on a few examples."""
         few = torch.arange(min(_FEW, len(split)))
-        inputs, _ = next(iter(split.batches(_FEW, device=self._device, order=few)))
+        inputs, _ = next(iter(split.batches(_FEW, device=self.device, order=few)))
         module = self._mixer.module
-        with arithmetic("float32", self._device):
+        with arithmetic("float32", self.device):
             self._layout = quickest_layout(module, inputs)
             if self._layout != torch.contiguous_format:
                 self._mixer.arrange(self._layout)
@@ -318,7 +244,7 @@ class Engine:
 
     def _usual_batch_size(self) -> int:
         """Return how many examples the device is best at, bounded by what their inputs take."""
-        least, most, room = _ON_CPU if self._device.type == "cpu" else _ON_ACCELERATOR
+        least, most, room = _ON_CPU if self.device.type == "cpu" else _ON_ACCELERATOR
         numbers = [math.prod(split.input_shape) for split in self._splits.values()]
         return max(least, min(most, room // max([1, *numbers])))
 
@@ -327,16 +253,16 @@ class Engine:
 
         Data that do not fit there are read batch by batch.
         """
-        for batches in self._batches.values():
+        for batches in self.batches.values():
             if batches.split is split:
                 return batches.resized(batch_size)
 
         def make(*, keep: bool = True) -> Batches:
             return Batches(
-                split, device=self._device, batch_size=batch_size, layout=self._layout, keep=keep
+                split, device=self.device, batch_size=batch_size, layout=self._layout, keep=keep
             )
 
-        found = attempt(make, self._device)
+        found = attempt(make, self.device)
         return make(keep=False) if isinstance(found, RuntimeError) else found
 
     def _make_room(self, error: RuntimeError) -> None:
@@ -345,7 +271,7 @@ class Engine:
             self._resize(self._wanted)
         elif self.batch_size == 1:
             raise EvaluationError(
-                f"{self._device} has too little memory for one example at a time; choose another "
+                f"{self.device} has too little memory for one example at a time; choose another "
                 "`device`"
             ) from error
         else:
@@ -353,13 +279,12 @@ class Engine:
 
     def _resize(self, batch_size: int) -> None:
         self.batch_size = self._room.most = batch_size
-        self._passes.clear()  # they are of batches as they were
-        self._follow.clear()
-        self._batches = {n: b.resized(batch_size) for n, b in self._batches.items()}
+        self._ways.forget()
+        self.batches = {n: b.resized(batch_size) for n, b in self.batches.items()}
 
     def _give_up_data(self) -> bool:
         """Keep no data on the device any more; tell whether there were any."""
-        held = [*self._batches.values(), self._calibrate.batches]
+        held = [*self.batches.values(), self._calibrate.batches]
         kept = [batches for batches in held if batches is not None and batches.kept]
         for batches in kept:
             batches.give_up()

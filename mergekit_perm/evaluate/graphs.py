@@ -17,6 +17,15 @@ Captured = tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]
 # What operations are tagged with that wait for the device.
 _WAITING = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 
+# What takes places in a tensor, or a mask of them.
+_BY_PLACES = (
+    torch.ops.aten.index,
+    torch.ops.aten.index_put,
+    torch.ops.aten.index_put_,
+    torch.ops.aten._unsafe_index,
+    torch.ops.aten._unsafe_index_put,
+)
+
 
 class Graphed:
     """The passes of a module on a CUDA device, captured once for every shape of inputs.
@@ -43,12 +52,14 @@ class Graphed:
         return logits.clone()
 
     def _capture(self, inputs: torch.Tensor) -> Captured:
-        given = inputs.clone()
+        with torch.inference_mode(False):  # so that the first pass, too, may change it in place
+            given = inputs.clone()
         device = inputs.device
         aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         here = torch.cuda.current_stream(device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device):
+        # That of now is the current stream again whatever comes.
+        with torch.cuda.device(device), torch.cuda.stream(here):
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
                 seen = Capturable()  # type: ignore[no-untyped-call]
@@ -68,7 +79,7 @@ class Capturable(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs what can be captured in a CUDA graph, and raises at what waits for the device.
 
     A capture that fails midway may leave CUDA's memory and its random numbers as they were within
-    it; so it is not begun.
+    it; so one that would is mostly not begun.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,9 +92,11 @@ class Capturable(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise RuntimeError(f"{func} waits for the device, so that it cannot be captured")
         result = func(*args, **(kwargs or {}))
         taken, given = _tensors((args, kwargs)), _tensors(result)
-        # A number may be on the CPU: it is handed over when a kernel is launched.
+        # A number may be on the CPU: it is handed over when a kernel is launched, and attention
+        # gives the seeds of a dropout there that it does not do.
         apart = {tensor.device for tensor in taken if tensor.ndim}
-        new = {tensor.device for tensor in given} - {tensor.device for tensor in taken}
+        copied = func is torch.ops.aten._to_copy.default
+        new = {t.device for t in given if t.ndim or copied} - {t.device for t in taken}
         if len(apart) > 1 or (taken and new):
             raise RuntimeError(f"{func} goes to another device, so that it cannot be captured")
         return result
@@ -91,7 +104,7 @@ class Capturable(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _waits(func: Any, args: Any) -> bool:
     """Tell whether a function needs to know what tensors on the device hold."""
-    if func is torch.ops.aten.index.Tensor:  # numbers are places; of a mask it has to find them
+    if func.overloadpacket in _BY_PLACES:  # those of a mask have to be found
         return any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(args[1]))
     return any(tag in func.tags for tag in _WAITING)
 

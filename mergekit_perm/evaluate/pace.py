@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from mergekit_perm.evaluate.compiled import Compiled
 from mergekit_perm.evaluate.graphs import Graphed
 
 # Small is a network of which so many take no more memory all in all.
@@ -43,10 +43,15 @@ class Way:
     least: float = 0.0
 
 
+def _compiled(module: nn.Module) -> Passes:
+    passes: Passes = torch.compile(module)
+    return passes
+
+
 ALONE = Way("one by one")
 GRAPHED = Way("as CUDA graphs", make=Graphed)
 TOGETHER = Way(f"{_POINTS} in one pass", count=_POINTS)
-COMPILED = Way("compiled", make=Compiled, least=_LONG)
+COMPILED = Way("compiled", make=_compiled, least=_LONG)
 
 
 @dataclass(slots=True)
@@ -58,7 +63,7 @@ class Pace:
     Attributes:
         ways: `ALONE` first.
         seconds: what a point took, by way.
-        first: what the first points of a way took, by way: it is compiled then, say.
+        first: what points took with which a way was made ready, by way: compiled, say.
     """
 
     ways: Sequence[Way] = (ALONE,)
@@ -66,49 +71,53 @@ class Pace:
     first: dict[Way, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, module: nn.Module, device: torch.device, precision: str) -> Pace:
+    def of(cls, module: nn.Module, device: torch.device) -> Pace:
         """Return the ways that may be quicker on a CUDA device; elsewhere, one by one alone.
 
-        Args:
-            module: the network. CUDA graphs and several points at a time are for small ones.
-            device: where it is.
-            precision: of its passes. With bfloat16 there are no graphs: autocast may keep copies of
-                weights, and graphs would read those.
+        CUDA graphs and several points at a time are for small networks.
         """
         if device.type != "cuda":
             return cls()
         size = sum(tensor.nbytes for tensor in module.state_dict().values())
-        small = _POINTS * size <= _BYTES
-        graphed = [GRAPHED] * (small and precision != "bfloat16")
-        return cls((ALONE, *graphed, *[TOGETHER] * small, COMPILED))
+        small = (GRAPHED, TOGETHER) if _POINTS * size <= _BYTES else ()
+        return cls((ALONE, *small, COMPILED))
 
     def next(self, points: int, ready: Container[Way] = ()) -> Way:
         """Return the way to measure the next ones of so many points.
 
         Args:
-            points: how many are left.
+            points: how many are left, at least one.
             ready: the ways whose passes are made already; others have to pay for that.
         """
         for way in self.ways:
-            if way not in self.seconds and self._worth_trying(way, points):
+            if way not in self.seconds and self._worth_trying(way, points, ready):
                 return way
         costs = {
-            way: seconds * points + (0.0 if way in ready else self._making(way))
+            way: seconds * way.count * math.ceil(points / way.count)
+            + (0.0 if way in ready else self._making(way))
             for way, seconds in self.seconds.items()
         }
         best = min(costs, key=costs.__getitem__)
         return best if costs[ALONE] >= _QUICKER * costs[best] else ALONE
 
-    def took(self, way: Way, points: int, seconds: float) -> str | None:
+    def took(self, way: Way, points: int, seconds: float, *, ready: bool = True) -> str | None:
         """Take note of how many seconds `points` took.
+
+        Args:
+            way: how they were measured.
+            points: how many; fewer than it takes at a time tell nothing.
+            seconds: all in all.
+            ready: whether the passes of the way were there already.
 
         Returns:
             What is known of a way, in words, when it has been tried.
         """
-        if points < way.count or way in self.seconds:
+        if points < way.count:
             return None
-        if way not in self.first:
+        if not ready or way not in self.first:
             self.first[way] = seconds
+            return None
+        if way in self.seconds:
             return None
         self.seconds[way] = seconds / points
         if way == ALONE:
@@ -125,14 +134,16 @@ class Pace:
         why = str(error).partition("\n")[0]
         return f"points are not measured {way.words}: {type(error).__name__}, {why}"
 
-    def _worth_trying(self, way: Way, points: int) -> bool:
+    def _worth_trying(self, way: Way, points: int, ready: Container[Way]) -> bool:
         """Tell whether there is work enough left to try `way` on."""
-        if not way.least:
+        if points < way.count:
+            return False
+        if not way.least or way in ready:
             return True
         return points * min(self.seconds.values()) >= way.least
 
     def _making(self, way: Way) -> float:
-        """Return the seconds that the first points took more than others do."""
+        """Return the seconds it takes to make a way ready."""
         if way.make is None:
             return 0.0
         return max(0.0, self.first.get(way, 0.0) - self.seconds[way] * way.count)

@@ -38,12 +38,20 @@ class Team:
 
             def go_on(engine: Engine) -> None:
                 if left:
-                    working[pool.submit(engine.some, *engine.take(left))] = engine
+                    way, group = engine.take(left, len(self.engines))
+                    working[pool.submit(engine.some, way, group)] = engine
 
+            failed: BaseException | None = None
             for engine in self.engines:
                 go_on(engine)
             while working:
                 done, _ = wait(working, return_when=FIRST_COMPLETED)
                 for one in done:
-                    go_on(working.pop(one))
-                    yield from one.result()
+                    engine, error = working.pop(one), one.exception()
+                    failed = failed or error
+                    if not failed:
+                        go_on(engine)
+                    if not error:
+                        yield from one.result()
+            if failed:  # what other devices were at is there by now
+                raise failed

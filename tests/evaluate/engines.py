@@ -43,7 +43,7 @@ class OneByOne:
     def each(self, points: Sequence[Weights]) -> Iterator[Measured]:
         return ((point, self.measure(point)) for point in points)
 
-    def take(self, left: list[Weights]) -> tuple[Way, list[Weights]]:
+    def take(self, left: list[Weights], _devices: int) -> tuple[Way, list[Weights]]:
         return ALONE, [left.pop(0)]
 
     def some(self, _way: Way, group: list[Weights]) -> list[Measured]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from mergekit_perm.data import Split
 from mergekit_perm.evaluate import Engine, edge
@@ -40,7 +43,7 @@ def test_compiled_passes_give_the_figures_of_plain_ones(
 ) -> None:
     module, states = resnets(splits)
     given: dict[str, Any] = {
-        "train_split": splits["train"], "calibration": calibration, "device": CPU, "batch_size": 32,
+        "train_split": splits["train"], "calibration": calibration, "device": CPU, "batch_size": 24,
     }  # fmt: skip
     points = edge(5)
     alone = dict(Engine(module, states, splits, **given).each(points))
@@ -48,11 +51,42 @@ def test_compiled_passes_give_the_figures_of_plain_ones(
     compiled = dict(Engine(module, states, splits, **given, room=room).each(points))
     assert room.notes == []
     assert room.paces[calibration].next(5) == COMPILED
-    assert len(graphs) == 1  # of batches of 32, not of the last ones; in one piece
+    assert len(graphs) == 2  # of batches of 24, and of any other size; in one piece each
     for point in points:
         for name in splits:
             assert compiled[point][name].loss == pytest.approx(alone[point][name].loss, rel=1e-5)
             assert compiled[point][name].error == alone[point][name].error
+
+
+class Remembering(Dataset[tuple[torch.Tensor, int]]):
+    """Keeps what it has read."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.kept: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        inputs, label = self.split.dataset[place]
+        self.kept.setdefault(place, inputs * 1.0)
+        return self.kept[place], int(label)
+
+
+def test_data_that_are_read_meanwhile_can_be_learned_from_afterwards(
+    splits: dict[str, Split], graphs: list[torch.fx.GraphModule]
+) -> None:
+    module, states = resnets(splits)
+    reads = Remembering(splits["test"])
+    streamed = {"test": Split("test", reads)}
+    room = quicker(COMPILED)
+    ready = Engine(module, states, streamed, device=CPU, batch_size=64, room=room)
+    list(ready.each(edge(3)))
+    assert room.notes == []
+    assert len(graphs) == 1
+    assert len(reads.kept) == len(reads)
+    assert not any(inputs.is_inference() for inputs in reads.kept.values())
 
 
 def test_where_nothing_can_be_compiled_points_are_measured_one_by_one(
@@ -71,6 +105,27 @@ def test_where_nothing_can_be_compiled_points_are_measured_one_by_one(
     assert note.startswith("points are not measured compiled: BackendCompilerFailed")
     assert room.paces["none"].next(5) == ALONE
     torch.compiler.reset()
+
+
+def test_networks_are_not_held_by_what_could_not_be_compiled(
+    splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_a_compiler(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
+        raise FileNotFoundError("there is no compiler")
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=without_a_compiler))
+    module, states = resnets(splits)
+    ready = Engine(module, states, splits, device=CPU, room=quicker(COMPILED))
+    held = weakref.ref(ready.module)
+    gc.disable()
+    try:
+        list(ready.each(edge(3)))
+        del ready
+        assert held() is None
+    finally:
+        gc.enable()
+        torch.compiler.reset()
 
 
 @pytest.mark.gpu

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
+from mergekit_perm import networks
 from mergekit_perm.data import Split
 from mergekit_perm.evaluate import Engine, edge
 from mergekit_perm.evaluate.graphs import Capturable, Graphed
@@ -140,6 +142,7 @@ class Waiting(nn.Module):
         (lambda x: x if x.sum() > 0 else -x, "_local_scalar_dense"),
         (lambda x: x[x > 0], "index.Tensor"),
         (lambda x: x.nonzero(), "nonzero"),
+        (lambda x: x.clone().index_put_((x > 0,), torch.ones(3)), "index_put_"),
         (lambda x: x.to("meta"), "_to_copy"),
     ],
 )
@@ -163,6 +166,21 @@ def test_what_can_be_captured_runs_as_it_is(splits: dict[str, Split]) -> None:
         assert torch.equal(some, expected[::2][:2])
 
 
+@torch.library.custom_op("perm_merge_tests::attention", mutates_args=())
+def attention(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give a number on the CPU as well: so attention does on CUDA devices, seeds of no dropout."""
+    return x.clone(), torch.zeros(())
+
+
+attention.register_fake(lambda x: (torch.empty_like(x), torch.zeros(())))
+
+
+def test_numbers_that_an_operation_leaves_on_the_cpu_do_not_hinder() -> None:
+    with torch.no_grad(), Capturable():
+        result, seed = attention(torch.ones(2, device="meta"))
+    assert (result.device.type, seed.device.type) == ("meta", "cpu")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_graphs_give_the_figures_of_plain_passes(splits: dict[str, Split]) -> None:
@@ -175,6 +193,25 @@ def test_graphs_give_the_figures_of_plain_passes(splits: dict[str, Split]) -> No
         for name, expected in alone.measure(point).items():
             assert found[name].loss == pytest.approx(expected.loss, rel=1e-5)
     assert room.paces["none"].next(9) == GRAPHED
+    assert room.notes == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_attention_is_captured(name: str, precision: Any) -> None:
+    cuda, generator = torch.device("cuda"), torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 3, 224, 224, generator=generator)
+    split = {"test": Split("test", TensorDataset(inputs, torch.arange(6)))}
+    modules = [networks.build(name, {"num_classes": 10}, seed=seed) for seed in (0, 1)]
+    states = [dict(module.state_dict()) for module in modules]
+    alone = Engine(modules[0], states, split, device=cuda, precision=precision)
+    room = quicker(GRAPHED)
+    graphed = Engine(modules[0], states, split, device=cuda, precision=precision, room=room)
+    for point, found in graphed.each(edge(3)):
+        expected = alone.measure(point)["test"].loss
+        assert found["test"].loss == pytest.approx(expected, rel=1e-3)
     assert room.notes == []
 
 

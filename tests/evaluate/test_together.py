@@ -11,7 +11,7 @@ from torch import nn
 
 from mergekit_perm import networks
 from mergekit_perm.data import Split
-from mergekit_perm.evaluate import Engine, calibrate, edge, engine
+from mergekit_perm.evaluate import Engine, calibrate, edge, engine, ways
 from mergekit_perm.evaluate.pace import ALONE, Way
 from mergekit_perm.evaluate.points import Weights
 from mergekit_perm.weighted import State
@@ -135,3 +135,20 @@ def test_where_memory_runs_out_points_are_measured_one_by_one(
     assert figures(ready, edge(5)) == alone
     assert room.paces["none"].next(9) == ALONE
     assert ready.batch_size == 90
+
+
+def test_several_points_in_another_order_are_noticed(
+    splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, states = networks_of("mlp", 2, splits)
+    plain = ways.passing
+
+    def backwards(own: nn.Module, several: Sequence[State]) -> Any:
+        return plain(own, list(reversed(several)))
+
+    monkeypatch.setattr(ways, "passing", backwards)
+    alone = figures(Engine(module, states, splits, device=CPU), edge(5))
+    room = quicker(FOUR)
+    assert figures(Engine(module, states, splits, device=CPU, room=room), edge(5)) == alone
+    (note,) = room.notes
+    assert note.endswith("EvaluationError, that does not follow the network")
