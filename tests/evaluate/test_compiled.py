@@ -89,14 +89,23 @@ def test_data_that_are_read_meanwhile_can_be_learned_from_afterwards(
     assert not any(inputs.is_inference() for inputs in reads.kept.values())
 
 
-def test_where_nothing_can_be_compiled_points_are_measured_one_by_one(
-    splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without_a_compiler(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let compiling fail when all is traced."""
+
+    def fails(_graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
         raise FileNotFoundError("there is no compiler")
 
     torch.compiler.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=without_a_compiler))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=fails))
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_where_nothing_can_be_compiled_points_are_measured_one_by_one(
+    splits: dict[str, Split],
+) -> None:
     module, states = resnets(splits)
     alone = list(Engine(module, states, splits, device=CPU).each(edge(5)))
     room = quicker(COMPILED)
@@ -104,17 +113,10 @@ def test_where_nothing_can_be_compiled_points_are_measured_one_by_one(
     (note,) = room.notes
     assert note.startswith("points are not measured compiled: BackendCompilerFailed")
     assert room.paces["none"].next(5) == ALONE
-    torch.compiler.reset()
 
 
-def test_networks_are_not_held_by_what_could_not_be_compiled(
-    splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without_a_compiler(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
-        raise FileNotFoundError("there is no compiler")
-
-    torch.compiler.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=without_a_compiler))
+@pytest.mark.usefixtures("no_compiler")
+def test_networks_are_not_held_by_what_could_not_be_compiled(splits: dict[str, Split]) -> None:
     module, states = resnets(splits)
     ready = Engine(module, states, splits, device=CPU, room=quicker(COMPILED))
     held = weakref.ref(ready.module)
@@ -125,7 +127,6 @@ def test_networks_are_not_held_by_what_could_not_be_compiled(
         assert held() is None
     finally:
         gc.enable()
-        torch.compiler.reset()
 
 
 @pytest.mark.gpu
