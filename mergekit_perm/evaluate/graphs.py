@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -12,10 +13,15 @@ from torch.utils._pytree import tree_leaves
 # How often a pass is run before it is captured: libraries choose their kernels at first.
 _WARM = 3
 
+# A process may be at one capture at a time.
+_CAPTURING = threading.Lock()
+
 Captured = tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]
 
 # What operations are tagged with that wait for the device.
 _WAITING = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
+
+_COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 # What takes places in a tensor, or a mask of them.
 _BY_PLACES = (
@@ -70,7 +76,8 @@ class Graphed:
                     self._module(given)
             here.wait_stream(aside)
             # Other threads pin the memory of the next batches meanwhile.
-            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            capture = torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local")
+            with _CAPTURING, capture:
                 logits = self._module(given)
         return graph, given, logits
 
@@ -94,8 +101,8 @@ class Capturable(TorchDispatchMode):  # type: ignore[no-untyped-call]
         taken, given = _tensors((args, kwargs)), _tensors(result)
         # A number may be on the CPU: it is handed over when a kernel is launched, and attention
         # gives the seeds of a dropout there that it does not do.
-        apart = {tensor.device for tensor in taken if tensor.ndim}
-        copied = func is torch.ops.aten._to_copy.default
+        copied = func in _COPIES
+        apart = {tensor.device for tensor in taken if tensor.ndim or copied}
         new = {t.device for t in given if t.ndim or copied} - {t.device for t in taken}
         if len(apart) > 1 or (taken and new):
             raise RuntimeError(f"{func} goes to another device, so that it cannot be captured")
@@ -104,8 +111,11 @@ class Capturable(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _waits(func: Any, args: Any) -> bool:
     """Tell whether a function needs to know what tensors on the device hold."""
-    if func.overloadpacket in _BY_PLACES:  # those of a mask have to be found
-        return any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(args[1]))
+    if func.overloadpacket in _BY_PLACES:
+        # Those of a mask have to be found, but to put one number at all of them.
+        one = len(args) > 2 and args[2].numel() == 1 and not (len(args) > 3 and args[3])
+        masks = (index.dtype in (torch.bool, torch.uint8) for index in _tensors(args[1]))
+        return any(masks) and not one
     return any(tag in func.tags for tag in _WAITING)
 
 

@@ -136,8 +136,8 @@ class Pace:
 
     def _worth_trying(self, way: Way, points: int, ready: Container[Way]) -> bool:
         """Tell whether there is work enough left to try `way` on."""
-        if points < way.count:
-            return False
+        if points < way.count or (points == 1 and way.make and way not in ready):
+            return False  # of what a lone point takes to make it ready, none would come back
         if not way.least or way in ready:
             return True
         return points * min(self.seconds.values()) >= way.least

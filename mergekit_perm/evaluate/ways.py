@@ -106,6 +106,8 @@ class Ways:
 
     def _together(self, engine: Engine, way: Way, group: Sequence[Weights]) -> list[Measured]:
         """Measure several mixes in the same passes."""
+        if not engine.batches:
+            return [{} for _ in group]
         states = []
         *others, last = group
         for weights in others:

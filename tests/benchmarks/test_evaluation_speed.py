@@ -206,6 +206,7 @@ def on_an_accelerator() -> Iterator[tuple[str, str, Mapping[str, Split], Pair]]:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 @pytest.mark.timeout(3600)
 def test_points_on_an_accelerator() -> None:
     torch.set_num_threads(1)

@@ -67,7 +67,7 @@ def test_tensors_of_the_module_stay_where_they_are(
     assert graphed.calls == 2 * (1 + 1 + 5)
     assert any(name.endswith("conv1.bias") for name in graphed.places)  # fused, and captured so
     assert graphed.moved == set()
-    assert room.paces[calibration].next(5) == way
+    assert room.paces[calibration].next(5, ready=[way]) == way
 
 
 class Stale:
@@ -119,7 +119,7 @@ def test_a_network_that_gives_no_numbers_is_followed_like_another(splits: dict[s
     ready = Engine(module, [broken, other], splits, device=torch.device("cpu"), room=room)
     found = dict(ready.each(edge(3)))
     assert room.notes == []
-    assert room.paces["none"].next(5) == way
+    assert room.paces["none"].next(5, ready=[way]) == way
     assert math.isnan(found[1.0, 0.0]["test"].loss)
     assert math.isfinite(found[0.0, 1.0]["test"].loss)
 
@@ -161,9 +161,18 @@ def test_what_can_be_captured_runs_as_it_is(splits: dict[str, Split]) -> None:
         with Capturable():
             found, double = module(inputs), expected * torch.tensor(2.0)
             some = expected[torch.tensor([0, 2])]
+            kept = expected.clone()
+            kept[kept < 0] = 0.0
         assert torch.equal(found, expected)
         assert torch.equal(double, expected + expected)
         assert torch.equal(some, expected[::2][:2])
+        assert torch.equal(kept, expected.relu())
+
+
+def test_a_number_that_is_copied_from_the_cpu_is_waited_for() -> None:
+    there = torch.empty(3, device="meta")
+    with torch.no_grad(), pytest.raises(RuntimeError, match="copy_"), Capturable():
+        there.copy_(torch.tensor(1.0))
 
 
 @torch.library.custom_op("perm_merge_tests::attention", mutates_args=())
@@ -192,7 +201,7 @@ def test_graphs_give_the_figures_of_plain_passes(splits: dict[str, Split]) -> No
     for point, found in graphed.each(edge(9)):
         for name, expected in alone.measure(point).items():
             assert found[name].loss == pytest.approx(expected.loss, rel=1e-5)
-    assert room.paces["none"].next(9) == GRAPHED
+    assert room.paces["none"].next(9, ready=[GRAPHED]) == GRAPHED
     assert room.notes == []
 
 

@@ -102,8 +102,9 @@ def test_ways_that_take_more_points_than_there_are_do_not_stand_in_the_way() -> 
 
 def test_what_it_takes_to_make_passes_is_not_taken_for_their_pace() -> None:
     pace = Pace((ALONE, GRAPHED), {ALONE: 1.0})
-    for _ in range(2):  # an engine each, and a point each
-        assert pace.next(1) == GRAPHED
+    assert pace.next(1) == ALONE
+    for _ in range(2):  # an engine each
+        assert pace.next(2) == GRAPHED
         assert pace.took(GRAPHED, 1, 1.6, ready=False) is None
     told = pace.took(GRAPHED, 1, 0.1)
     assert (

@@ -152,3 +152,10 @@ def test_several_points_in_another_order_are_noticed(
     assert figures(Engine(module, states, splits, device=CPU, room=room), edge(5)) == alone
     (note,) = room.notes
     assert note.endswith("EvaluationError, that does not follow the network")
+
+
+def test_without_splits_there_are_points_without_figures() -> None:
+    module = networks.build(*KINDS["mlp"], seed=0)
+    states: list[State] = [dict(module.state_dict())] * 2
+    found = figures(Engine(module, states, {}, device=CPU, room=quicker(FOUR)), edge(5))
+    assert found == [(point, {}) for point in edge(5)]
