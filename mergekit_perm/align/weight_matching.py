@@ -54,7 +54,7 @@ def weight_matching(
             by matching one to the other, without it.
         order: visit groups in "random" order, anew each sweep, or "forward" as the spec has them,
             which takes fewer sweeps of deep networks with little in common, and of trained ResNets
-            ends lower, the more so the deeper they are.
+            ends lower.
         tolerance: stop when a sweep raises the objective by less than this fraction of it; None is
             1e-9 to one network, and 2e-5 with "joint".
         max_sweeps: stop after so many sweeps at the latest.
