@@ -7,6 +7,7 @@ the activations falls away.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,16 @@ class FusedNorms:
 
     def __init__(self, pairs: Sequence[_Pair]) -> None:
         self._pairs = tuple(pairs)
+        self._channels = [len(pair.layer.weight) for pair in pairs]
+        variances = [_statistics(pair.norm)[1] for pair in pairs]
+        # In place of what a layer or a norm does without.
+        self._zeros, self._ones = (
+            [make(each) for each in variances] for make in (torch.zeros_like, torch.ones_like)
+        )
+        self._epsilons = [
+            torch.full_like(in_float64(each), pair.norm.eps)
+            for pair, each in zip(pairs, variances, strict=True)
+        ]
         # They stay in one place: CUDA graphs read from where things were when they were captured.
         self._shifts: dict[Layer, nn.Parameter] = {
             pair.layer: nn.Parameter(pair.layer.weight.new_zeros(len(pair.layer.weight)), False)
@@ -87,8 +98,9 @@ class FusedNorms:
     def fused(self) -> Iterator[None]:
         """Fuse them for the block; after it, the weights of their layers must be set anew."""
         try:
+            if self._pairs:
+                self._fuse()
             for pair in self._pairs:
-                _fuse(pair, self._shifts.get(pair.layer))
                 pair.parent._modules[pair.name] = pair.rest
             yield
         finally:
@@ -96,6 +108,36 @@ class FusedNorms:
                 pair.parent._modules[pair.name] = pair.norm
             for layer in self._shifts:
                 layer.bias = None
+
+    def _fuse(self) -> None:
+        """Scale the weights and shift the biases of layers as norms would what they give."""
+        with torch.no_grad():
+            scale, shift = self._scale_and_shift()
+            likes = {pair.layer.weight.dtype: pair.layer.weight for pair in self._pairs}
+            scales = {
+                dtype: torch.split(scale.to(like), self._channels) for dtype, like in likes.items()
+            }
+            biases = []
+            for place, layer in enumerate(pair.layer for pair in self._pairs):
+                own = scales[layer.weight.dtype][place]
+                layer.weight.mul_(own.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+                layer.bias = self._shifts.get(layer, layer.bias)
+                assert layer.bias is not None, "layers without a bias have got one"
+                biases.append(layer.bias)
+            torch._foreach_copy_(biases, torch.split(shift, self._channels))
+
+    def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what norms scale and shift channels by, one norm after another, in float64.
+
+        All at once: an accelerator needs as long to begin with one as with all.
+        """
+        norms = [pair.norm for pair in self._pairs]
+        means, variances = zip(*map(_statistics, norms), strict=True)
+        bias = _joined([pair.layer.bias for pair in self._pairs], self._zeros)
+        scale = (_joined(variances) + torch.cat(self._epsilons)).rsqrt()
+        scale = scale * _joined([norm.weight for norm in norms], self._ones)
+        shift = (bias - _joined(means)) * scale
+        return scale, shift + _joined([norm.bias for norm in norms], self._zeros)
 
     def _gives_the_same(self, module: nn.Module, inputs: torch.Tensor) -> bool:
         generator = torch.Generator().manual_seed(0)
@@ -197,29 +239,12 @@ def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, child) for name, child in parent._modules.items() if child is not None)
 
 
-def _fuse(pair: _Pair, shift_of_its_own: nn.Parameter | None) -> None:
-    """Scale the weights and shift the bias of the layer as the norm would what it gives.
-
-    Args:
-        pair: the two.
-        shift_of_its_own: the bias that a layer without one gets.
-    """
-    layer, norm = pair.layer, pair.norm
-    mean, variance = _statistics(norm)
-    with torch.no_grad():
-        scale = (in_float64(variance) + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * in_float64(norm.weight)
-        bias = 0.0 if layer.bias is None else in_float64(layer.bias)
-        shift = (bias - in_float64(mean)) * scale
-        if norm.bias is not None:
-            shift = shift + in_float64(norm.bias)
-        weight = layer.weight
-        weight.mul_(scale.to(weight).reshape(-1, *[1] * (weight.ndim - 1)))
-        own = layer.bias if shift_of_its_own is None else shift_of_its_own
-        assert own is not None, "layers without a bias have got one"
-        layer.bias = own
-        own.copy_(shift)
+def _joined(
+    tensors: Sequence[torch.Tensor | None], fillers: Sequence[torch.Tensor] = ()
+) -> torch.Tensor:
+    """Return tensors as one, in float64, with fillers where there are none."""
+    pairs = itertools.zip_longest(tensors, fillers)
+    return in_float64(torch.cat([filler if own is None else own for own, filler in pairs]))
 
 
 def _randomise(norm: _BatchNorm, generator: torch.Generator) -> None:

@@ -53,7 +53,7 @@ class Mixer:
             tensor names or shapes.
     """
 
-    __slots__ = ("_plain", "_sources", "_summed", "_targets", "module")
+    __slots__ = ("_counts", "_plain", "_sources", "_summed", "_targets", "module")
 
     def __init__(
         self,
@@ -77,7 +77,9 @@ class Mixer:
         alone = checkpoints.once(self._targets, checkpoints.ties(self._targets))
         fitting = {name for name in self._targets if self._fits(name)}
         self._plain = [name for name in alone if name in fitting]
-        self._summed = [name for name in self._targets if name not in fitting]
+        others = [name for name in self._targets if name not in fitting]
+        self._counts = [name for name in others if self._counts_something(name)]
+        self._summed = [name for name in others if name not in self._counts]
 
     def _fits(self, name: str) -> bool:
         """Tell whether a tensor may be interpolated: infinities of two networks have no mean."""
@@ -86,6 +88,11 @@ class Mixer:
         return target.dtype in _PLAIN and all(
             tensor.dtype == target.dtype and bool(tensor.isfinite().all()) for tensor in tensors
         )
+
+    def _counts_something(self, name: str) -> bool:
+        """Tell whether a tensor has no meaningful mean: `num_batches_tracked`, say."""
+        tensors = [source[name] for source in self._sources]
+        return not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors)
 
     def arrange(self, layout: torch.memory_format) -> None:
         """Bring weights of four axes into `layout`; networks too, unless they are on the CPU."""
@@ -113,6 +120,11 @@ class Mixer:
                 weighted_sum(tensors, weights, out=self._targets[name])
             if convex and self._plain:
                 self._interpolate(self._plain, weights)
+            if convex and self._counts:
+                pairs = zip(self._sources, weights, strict=True)
+                first = next(source for source, weight in pairs if weight)
+                own = [first[name] for name in self._counts]
+                torch._foreach_copy_([self._targets[name] for name in self._counts], own)
         return self.module
 
     def _interpolate(self, names: Sequence[str], weights: Sequence[float]) -> None:

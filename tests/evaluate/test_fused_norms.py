@@ -10,6 +10,7 @@ from torch import nn
 
 from mergekit_perm import networks
 from mergekit_perm.evaluate.fused_norms import FusedNorms
+from tests.evaluate.operations import Operations
 
 torch.set_num_threads(1)
 
@@ -157,3 +158,15 @@ def test_linear_layers_too(bias: bool, affine: bool) -> None:
 def test_a_fresh_norm_that_would_change_nothing_hides_no_fault() -> None:
     module = Skips().eval().requires_grad_(False)  # mean 0, variance 1, scale 1, shift 0
     assert outputs(module, images(2, 6))[0] == 0
+
+
+def test_fusing_takes_about_one_operation_for_every_norm() -> None:
+    options = {"depth": 20, "norm": "batch_norm", "img_size": 8}
+    module = networks.build("resnet_cifar", options, seed=0).eval().requires_grad_(False)
+    norms = FusedNorms.of(module, images(3, 8))
+
+    with Operations() as seen, norms.fused():
+        pass
+
+    assert len(norms) == 21
+    assert len(norms) <= seen.times.total() <= len(norms) + 25

@@ -9,6 +9,7 @@ from torch import nn
 from mergekit_perm.errors import EvaluationError
 from mergekit_perm.evaluate import Mixer, mix
 from mergekit_perm.weighted import State
+from tests.evaluate.operations import Operations
 
 
 def network(seed: int) -> tuple[nn.Module, State]:
@@ -50,7 +51,7 @@ def test_a_weight_of_one_gives_that_network_bit_for_bit() -> None:
     assert all(mixed[name].data_ptr() != b[name].data_ptr() for name in b)
 
 
-@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.25, 0.75), (0.5, 0.5)])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.25, 0.75), (0.5, 0.5), (0.0, 1.0)])
 def test_a_mixer_writes_what_mix_returns(weights: tuple[float, float]) -> None:
     module, _ = network(9)
     states = [network(0)[1], network(1)[1]]
@@ -64,6 +65,19 @@ def test_a_mixer_writes_what_mix_returns(weights: tuple[float, float]) -> None:
         assert written[name].dtype == tensor.dtype
         torch.testing.assert_close(written[name], tensor, rtol=1e-6, atol=1e-7)
         assert weights[0] != 1 or torch.equal(written[name], states[0][name])
+
+
+def test_a_mix_takes_as_few_operations_as_kinds_of_tensors() -> None:
+    module, state = network(0)
+    wide = {name: state[name].double() for name in ("0.weight", "0.bias")}
+    mixer = Mixer(module, [state, state | wide, state])
+
+    with Operations() as seen:
+        mixer.set((0.25, 0.5, 0.25))
+
+    assert seen.times["_foreach_copy_"] == 2  # floats, and what counts batches
+    assert seen.times["_foreach_lerp_"] == 2
+    assert seen.times["copy_"] == len(wide)
 
 
 def test_a_mixer_leaves_out_what_has_no_weight() -> None:
