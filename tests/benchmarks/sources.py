@@ -63,6 +63,12 @@ def _modules(*names: str) -> tuple[str, ...]:
 
 
 _ALIGN = ("mergekit_perm/*.py", *_packages("align"))
+# What runs networks on data: methods that compare weights do not.
+_ON_DATA = (
+    "activation_matching", "activations", "balance", "exchanges", "guidance", "mixed", "mixtures",
+    "sinkhorn", "sinkhorn_losses", "sites", "straight_through",
+)  # fmt: skip
+_BY_WEIGHTS = (*_ALIGN, *(f"!mergekit_perm/align/{name}.py" for name in _ON_DATA))
 # Training is not among it: the zoo's networks are trained once, and rows of barriers have their
 # fingerprint.
 _ZOO = ("mergekit_perm/data/digits.py", *_modules("zoo"))
@@ -71,7 +77,7 @@ _NAMES = "graphs", "pace", "together", "ways"
 _WAYS = tuple(f"mergekit_perm/evaluate/{name}.py" for name in _NAMES)
 _ON_CPU = (*_packages("evaluate"), *(f"!{path}" for path in _WAYS))
 _BARRIERS = (*_ALIGN, *_ON_CPU, *_ZOO, *_modules("test_solver_barriers"))
-_PAIRS = (*_ALIGN, *_modules("textbook", "test_pair_speed"))
+_PAIRS = (*_BY_WEIGHTS, *_modules("textbook", "test_pair_speed"))
 _EVALUATION = (*_packages("data"), *_modules("test_evaluation_speed"))
 _MERGING = _packages("merge", "checkpoints", "pipeline")
 
@@ -80,8 +86,8 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "quarter_width": _BARRIERS,
     "pair_speed": _PAIRS,
     "pair_speed_gpu": _PAIRS,
-    "joint_objective": (*_ALIGN, *_ZOO, *_modules("test_joint_objective")),
-    "planted": (*_ALIGN, *_modules("test_planted")),
+    "joint_objective": (*_BY_WEIGHTS, *_ZOO, *_modules("test_joint_objective")),
+    "planted": (*_BY_WEIGHTS, *_modules("test_planted")),
     "scaling": (*_ALIGN, *_ZOO, *_modules("test_scaling")),
     "evaluation": (*_EVALUATION, *_ON_CPU),
     "evaluation_gpu": (*_EVALUATION, *_packages("evaluate")),
