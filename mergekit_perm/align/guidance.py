@@ -44,9 +44,12 @@ class GuidedDescent(Descent):
         """Add `direction`, scaled to `strength` times the size of the network's own tensors."""
         pull = self.pull[name]
         for tensor, value in direction.items():
-            size = float(value.norm()) or 1.0
-            step = value.double() * (strength * float(self.current[name][tensor].norm()) / size)
-            pull[tensor] = pull[tensor] * self.decay + step if tensor in pull else step
+            own, size = self.current[name][tensor], float(value.norm()) or 1.0
+            step, share = value.to(own.dtype), strength * float(own.norm()) / size
+            if tensor in pull:
+                pull[tensor].mul_(self.decay).add_(step, alpha=share)
+            else:
+                pull[tensor] = step * share
 
     def sweep(self) -> None:
         """Match every group of every network once."""

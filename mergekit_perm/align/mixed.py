@@ -23,6 +23,8 @@ from mergekit_perm.align.sites import find_sites
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.starts import Search
 from mergekit_perm.align.views import State
+from mergekit_perm.axes import groups_of
+from mergekit_perm.members import Member
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.progress import Progress, silent
 
@@ -88,7 +90,7 @@ def mixed(
     The networks as given are a candidate, too: they never end worse than they were, by that loss.
     The traces are the lowest excess so far.
 
-    Memory, on top of the networks: for each, four copies of its weights in float32 and three of its
+    Memory, on top of the networks: for each, two copies of its weights in float32 and three of its
     activations, as `activation_matching` keeps them jointly; one of either in float64, and a few of
     weights, for all together. To a named reference that is of two networks, however many there are.
     Besides, what a pass keeps for the gradient of its loss: of all `count` examples, up to 4 GiB,
@@ -211,16 +213,16 @@ class _Choice:
             evidence, incumbent.members, self.settings, generator=generator, anchor=anchor
         )
         batches = self._batches(generator)
-        permuted = incumbent.permuted(descent.members)
+        permuted = incumbent.permuted(descent.members, descent.current)
         task = f"guided by the loss, start {start + 1}"
         for step in range(self.guide.steps):
             self.settings.progress(task, step, self.guide.steps)
             if self.settings.deadline.passed():
                 break
             self._push(descent, permuted, step, next(batches))
-            del permuted  # before there are new ones
+            del permuted  # they share tensors with the descent, which moves them in place
             descent.sweep()
-            permuted = incumbent.permuted(descent.members)
+            permuted = incumbent.permuted(descent.members, descent.current)
             incumbent.consider(descent.members, permuted)
         self.settings.progress(task, self.guide.steps, self.guide.steps)
 
@@ -232,12 +234,14 @@ class _Choice:
         together = len(incumbent.states)
         gained = most > 0
         if gained:  # let `excess` have seen the incumbent last, as it has after every gain
-            incumbent.excess(list(incumbent.permuted(incumbent.members).values()))
+            permuted = incumbent.permuted(incumbent.members)
+            incumbent.excess(list(permuted.values()))
         while gained and tried < most:
-            gained, permuted = False, incumbent.permuted(incumbent.members)
+            gained = False
             slopes = incumbent.excess.gradients(permuted, self.tensors)
             slopes = {name: slope for name, slope in slopes.items() if name != anchor}
             found = promising(self.spec.groups, rows, permuted, slopes, most=most - tried)
+            del slopes
             for trial in trials(found, together):
                 self.settings.progress(task, tried, most)
                 if self.settings.deadline.passed():
@@ -245,8 +249,8 @@ class _Choice:
                 if tried == most:
                     break
                 tried, together = tried + 1, len(trial)
-                if incumbent.exchange(trial, permuted):
-                    gained = True
+                if after := incumbent.exchange(trial, permuted):
+                    gained, permuted = True, after
                     break
         self.settings.progress(task, most, most)
 
@@ -302,6 +306,7 @@ class _Incumbent:
         self.excess = Excess(
             examples, list(self.states.values()), count=count, batch_size=batch_size, seed=seed
         )
+        self._moving = _tensors_by_group(spec)
         self.lowest = float("inf")
         self.members: Members = {}
         self.trace: list[float] = []
@@ -310,22 +315,50 @@ class _Incumbent:
         """Return one that measures as this one does, and knows of no members yet."""
         other = object.__new__(_Incumbent)
         other.spec, other.states, other.excess = self.spec, self.states, self.excess
+        other._moving = self._moving
         other.lowest, other.members, other.trace = float("inf"), {}, []
         return other
 
-    def permuted(self, members: Members) -> dict[str, dict[str, torch.Tensor]]:
-        """Return the networks as `members` permute them."""
-        return {name: self.spec.act(members[name], state) for name, state in self.states.items()}
+    def permuted(
+        self, members: Members, known: Mapping[str, State] | None = None
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """Return the networks as `members` permute them.
 
-    def exchange(self, exchanges: Sequence[Exchange], permuted: Mapping[str, State]) -> bool:
-        """Exchange elements, of one network each, if mixtures are better for it; tell if so."""
+        Args:
+            members: of all networks.
+            known: by network, tensors that are permuted already; those of the networks' own dtype
+                are taken as they are.
+        """
+        return {
+            name: self._permuted(members[name], state, (known or {}).get(name, {}))
+            for name, state in self.states.items()
+        }
+
+    def _permuted(self, member: Member, state: State, known: State) -> dict[str, torch.Tensor]:
+        there = {t for t, own in state.items() if t in known and known[t].dtype == own.dtype}
+        others = self.spec.act(member, {t: own for t, own in state.items() if t not in there})
+        return {t: known[t] if t in there else others[t] for t in state}
+
+    def exchange(
+        self, exchanges: Sequence[Exchange], permuted: dict[str, dict[str, torch.Tensor]]
+    ) -> dict[str, dict[str, torch.Tensor]] | None:
+        """Exchange elements, of one network each, if mixtures are better for it.
+
+        Args:
+            exchanges: of elements of the incumbent.
+            permuted: the networks as the incumbent permutes them.
+
+        Returns:
+            The networks after that, or None.
+        """
         before, members, moved = self.lowest, dict(self.members), dict(permuted)
         for each in exchanges:
             name, step = each.network, each.step(self.spec.groups)
+            moving = {tensor: permuted[name][tensor] for tensor in self._moving[each.group]}
             members[name] = then(members[name], step)
-            moved[name] = self.spec.act(step, permuted[name])
+            moved[name] = {**permuted[name], **self.spec.act(step, moving)}
         self.consider(members, moved)
-        return self.lowest < before
+        return moved if self.lowest < before else None
 
     def consider(self, members: Members, permuted: Mapping[str, State]) -> None:
         """Keep `members`, which permute the networks to `permuted`, if mixtures are better."""
@@ -341,6 +374,14 @@ class _Incumbent:
             self.lowest, self.members = other.lowest, other.members
         least = self.trace[-1] if self.trace else float("inf")
         self.trace += [min(value, least) for value in other.trace]
+
+
+def _tensors_by_group(spec: PermutationSpec) -> dict[str, list[str]]:
+    """Return by group the tensors that move with it."""
+    return {
+        group: [t for t, row in spec.axes.items() if group in groups_of(row, spec.groups)]
+        for group in spec.groups
+    }
 
 
 def _of(states: Mapping[str, State], evidence: Evidence) -> Evidence:

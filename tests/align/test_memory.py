@@ -211,15 +211,16 @@ def test_jointly_activations_are_there_twice_and_their_sum(wide: Networks) -> No
     assert many < (12 * 2 + 2 + 3) * rows
 
 
-def test_mixed_alignment_takes_three_copies_of_activations_and_four_of_weights(
+def test_mixed_alignment_takes_three_copies_of_activations_and_two_of_weights(
     wide: Networks,
 ) -> None:
     options: dict[str, Any] = {"restarts": 1, "steps": 2, "exchanges": 2, "max_sweeps": 1}
-    each = 3 * 4 * wide.units * 64 + 4 * wide.size
+    each = 3 * 4 * wide.units * 64 + 2 * wide.size
     few, many = (wide.peak(n, "mixed", reference="joint", **options) for n in (4, 6))
     assert many - few == pytest.approx(2 * each, rel=0.05)
-    pair, pairs = (wide.peak(n, "mixed", reference="n0", **options) for n in (2, 3))
-    assert pairs == pytest.approx(pair, rel=0.02)
+    # One pair takes a little more than another: other exchanges are tried, of other groups.
+    pair, pairs = (wide.peak(n, "mixed", reference="n0", **options) for n in (2, 4))
+    assert pairs < pair + each / 8
 
 
 def test_straight_through_takes_four_networks_for_each(wide: Networks) -> None:
