@@ -92,7 +92,12 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "evaluation": (*_EVALUATION, *_ON_CPU),
     "evaluation_gpu": (*_EVALUATION, *_packages("evaluate")),
     "evaluation_memory": (*_EVALUATION, *_ON_CPU),
-    "merge_speed": (*_MERGING, *_packages("cli"), *_modules("test_merge_speed")),
+    "merge_speed": (
+        *_MERGING,
+        "!mergekit_perm/pipeline/memory.py",
+        *_packages("cli"),
+        *_modules("test_merge_speed"),
+    ),
     "merged_accuracy": (
         *_ALIGN,
         *_ON_CPU,
