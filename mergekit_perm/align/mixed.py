@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,20 +11,19 @@ import torch
 from mergekit_perm.align.activations import of_activations
 from mergekit_perm.align.balance import balanced
 from mergekit_perm.align.deadline import Deadline
-from mergekit_perm.align.descent import Members, Settings, anchored, then
+from mergekit_perm.align.descent import Members, Settings, anchored
 from mergekit_perm.align.evidence import Evidence, matched_tensors, of_weights
 from mergekit_perm.align.examples import Examples
-from mergekit_perm.align.exchanges import Exchange, promising, trials
+from mergekit_perm.align.exchanges import promising, trials
 from mergekit_perm.align.guidance import GuidedDescent
-from mergekit_perm.align.mixtures import Excess, gradient, mixture, points
+from mergekit_perm.align.incumbent import Incumbent
+from mergekit_perm.align.mixtures import gradient, mixture, points
 from mergekit_perm.align.options import check_options
 from mergekit_perm.align.rows import rows_by_group
 from mergekit_perm.align.sites import find_sites
 from mergekit_perm.align.solution import Solution
 from mergekit_perm.align.starts import Search
 from mergekit_perm.align.views import State
-from mergekit_perm.axes import groups_of
-from mergekit_perm.members import Member
 from mergekit_perm.permspec import PermutationSpec
 from mergekit_perm.progress import Progress, silent
 
@@ -90,9 +89,10 @@ def mixed(
     The networks as given are a candidate, too: they never end worse than they were, by that loss.
     The traces are the lowest excess so far.
 
-    Memory, on top of the networks: for each, two copies of its weights in float32 and three of its
-    activations, as `activation_matching` keeps them jointly; one of either in float64, and a few of
-    weights, for all together. To a named reference that is of two networks, however many there are.
+    Memory, on top of the networks, in float32 and where it computes: for each, two copies of its
+    weights and three of its activations, as `activation_matching` keeps them jointly; one of either
+    in float64, and a few of weights, for all together. Networks of less precision are there once
+    more as they are mixed. To a named reference that is of two networks, however many there are.
     Besides, what a pass keeps for the gradient of its loss: of all `count` examples, up to 4 GiB,
     or else of `batch_size`.
 
@@ -162,8 +162,8 @@ class _Choice:
         """Return members of the networks and the lowest excess after every step."""
         # Two networks are aligned by moving one of them.
         anchor = next(iter(states)) if len(states) == 2 else None
-        incumbent = _Incumbent(
-            self.spec, self.examples, states, count=self.count, seed=self.seed,
+        incumbent = Incumbent(
+            self.spec, self.examples, states, weights.states, count=self.count, seed=self.seed,
             batch_size=self.guide.batch_size,
         )  # fmt: skip
         still = Search(weights, self.settings, self.seed).still()
@@ -205,7 +205,7 @@ class _Choice:
         return descent.members
 
     def _follow(
-        self, incumbent: _Incumbent, evidence: Evidence, start: int, anchor: str | None
+        self, incumbent: Incumbent, evidence: Evidence, start: int, anchor: str | None
     ) -> None:
         """Go on from the incumbent, guided by gradients; the best place met becomes it."""
         generator = np.random.default_rng([self.seed, start])
@@ -226,7 +226,7 @@ class _Choice:
             incumbent.consider(descent.members, permuted)
         self.settings.progress(task, self.guide.steps, self.guide.steps)
 
-    def _exchange(self, incumbent: _Incumbent, anchor: str | None) -> None:
+    def _exchange(self, incumbent: Incumbent, anchor: str | None) -> None:
         """Exchange two elements of a group at a time, wherever that lowers the excess."""
         rows = rows_by_group(self.spec, self.tensors)
         tried, most, task = 0, self.guide.exchanges, "exchanging"
@@ -283,105 +283,6 @@ class _Choice:
             order = torch.from_numpy(generator.permutation(len(split)))
             order = order[: len(split) // size * size]
             yield from split.batches(size, device=self.examples.device, order=order)
-
-
-class _Incumbent:
-    """The best members so far by the excess of mixtures, and how it fell."""
-
-    def __init__(
-        self,
-        spec: PermutationSpec,
-        examples: Examples,
-        states: Mapping[str, State],
-        *,
-        count: int,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        self.spec = spec
-        self.states = {
-            name: {tensor: value.to(examples.device) for tensor, value in state.items()}
-            for name, state in states.items()
-        }
-        self.excess = Excess(
-            examples, list(self.states.values()), count=count, batch_size=batch_size, seed=seed
-        )
-        self._moving = _tensors_by_group(spec)
-        self.lowest = float("inf")
-        self.members: Members = {}
-        self.trace: list[float] = []
-
-    def fresh(self) -> _Incumbent:
-        """Return one that measures as this one does, and knows of no members yet."""
-        other = object.__new__(_Incumbent)
-        other.spec, other.states, other.excess = self.spec, self.states, self.excess
-        other._moving = self._moving
-        other.lowest, other.members, other.trace = float("inf"), {}, []
-        return other
-
-    def permuted(
-        self, members: Members, known: Mapping[str, State] | None = None
-    ) -> dict[str, dict[str, torch.Tensor]]:
-        """Return the networks as `members` permute them.
-
-        Args:
-            members: of all networks.
-            known: by network, tensors that are permuted already; those of the networks' own dtype
-                are taken as they are.
-        """
-        return {
-            name: self._permuted(members[name], state, (known or {}).get(name, {}))
-            for name, state in self.states.items()
-        }
-
-    def _permuted(self, member: Member, state: State, known: State) -> dict[str, torch.Tensor]:
-        there = {t for t, own in state.items() if t in known and known[t].dtype == own.dtype}
-        others = self.spec.act(member, {t: own for t, own in state.items() if t not in there})
-        return {t: known[t] if t in there else others[t] for t in state}
-
-    def exchange(
-        self, exchanges: Sequence[Exchange], permuted: dict[str, dict[str, torch.Tensor]]
-    ) -> dict[str, dict[str, torch.Tensor]] | None:
-        """Exchange elements, of one network each, if mixtures are better for it.
-
-        Args:
-            exchanges: of elements of the incumbent.
-            permuted: the networks as the incumbent permutes them.
-
-        Returns:
-            The networks after that, or None.
-        """
-        before, members, moved = self.lowest, dict(self.members), dict(permuted)
-        for each in exchanges:
-            name, step = each.network, each.step(self.spec.groups)
-            moving = {tensor: permuted[name][tensor] for tensor in self._moving[each.group]}
-            members[name] = then(members[name], step)
-            moved[name] = {**permuted[name], **self.spec.act(step, moving)}
-        self.consider(members, moved)
-        return moved if self.lowest < before else None
-
-    def consider(self, members: Members, permuted: Mapping[str, State]) -> None:
-        """Keep `members`, which permute the networks to `permuted`, if mixtures are better."""
-        excess = self.excess(list(permuted.values()), limit=self.lowest)
-        if not self.members or excess < self.lowest:
-            self.lowest = excess
-            self.members = {name: dict(member) for name, member in members.items()}
-        self.trace.append(self.lowest)
-
-    def take(self, other: _Incumbent) -> None:
-        """Keep what another start has found if it is better."""
-        if not self.members or other.lowest < self.lowest:
-            self.lowest, self.members = other.lowest, other.members
-        least = self.trace[-1] if self.trace else float("inf")
-        self.trace += [min(value, least) for value in other.trace]
-
-
-def _tensors_by_group(spec: PermutationSpec) -> dict[str, list[str]]:
-    """Return by group the tensors that move with it."""
-    return {
-        group: [t for t, row in spec.axes.items() if group in groups_of(row, spec.groups)]
-        for group in spec.groups
-    }
 
 
 def _of(states: Mapping[str, State], evidence: Evidence) -> Evidence:

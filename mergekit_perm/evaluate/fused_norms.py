@@ -7,7 +7,6 @@ the activations falls away.
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -114,17 +113,20 @@ class FusedNorms:
         with torch.no_grad():
             scale, shift = self._scale_and_shift()
             likes = {pair.layer.weight.dtype: pair.layer.weight for pair in self._pairs}
-            scales = {
-                dtype: torch.split(scale.to(like), self._channels) for dtype, like in likes.items()
+            rounded = {
+                dtype: [torch.split(each.to(like), self._channels) for each in (scale, shift)]
+                for dtype, like in likes.items()
             }
-            biases = []
+            biases, shifts = [], []
             for place, layer in enumerate(pair.layer for pair in self._pairs):
-                own = scales[layer.weight.dtype][place]
-                layer.weight.mul_(own.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+                own_scale, own_shift = (parts[place] for parts in rounded[layer.weight.dtype])
+                layer.weight.mul_(own_scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
                 layer.bias = self._shifts.get(layer, layer.bias)
                 assert layer.bias is not None, "layers without a bias have got one"
                 biases.append(layer.bias)
-            torch._foreach_copy_(biases, torch.split(shift, self._channels))
+                shifts.append(own_shift)
+            # Each of its own dtype: on CUDA they are else taken to be all of the first one's.
+            torch._foreach_copy_(biases, shifts)
 
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what norms scale and shift channels by, one norm after another, in float64.
@@ -133,11 +135,11 @@ class FusedNorms:
         """
         norms = [pair.norm for pair in self._pairs]
         means, variances = zip(*map(_statistics, norms), strict=True)
-        bias = _joined([pair.layer.bias for pair in self._pairs], self._zeros)
+        bias = _joined(_filled([pair.layer.bias for pair in self._pairs], self._zeros))
         scale = (_joined(variances) + torch.cat(self._epsilons)).rsqrt()
-        scale = scale * _joined([norm.weight for norm in norms], self._ones)
+        scale = scale * _joined(_filled([norm.weight for norm in norms], self._ones))
         shift = (bias - _joined(means)) * scale
-        return scale, shift + _joined([norm.bias for norm in norms], self._zeros)
+        return scale, shift + _joined(_filled([norm.bias for norm in norms], self._zeros))
 
     def _gives_the_same(self, module: nn.Module, inputs: torch.Tensor) -> bool:
         generator = torch.Generator().manual_seed(0)
@@ -239,12 +241,17 @@ def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, child) for name, child in parent._modules.items() if child is not None)
 
 
-def _joined(
-    tensors: Sequence[torch.Tensor | None], fillers: Sequence[torch.Tensor] = ()
-) -> torch.Tensor:
-    """Return tensors as one, in float64, with fillers where there are none."""
-    pairs = itertools.zip_longest(tensors, fillers)
-    return in_float64(torch.cat([filler if own is None else own for own, filler in pairs]))
+def _filled(
+    tensors: Sequence[torch.Tensor | None], fillers: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Return tensors, and in place of what is None the filler that stands there."""
+    pairs = zip(tensors, fillers, strict=True)
+    return [filler if own is None else own for own, filler in pairs]
+
+
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return tensors as one, in float64."""
+    return in_float64(torch.cat(list(tensors)))
 
 
 def _randomise(norm: _BatchNorm, generator: torch.Generator) -> None:

@@ -78,21 +78,17 @@ class Mixer:
         fitting = {name for name in self._targets if self._fits(name)}
         self._plain = [name for name in alone if name in fitting]
         others = [name for name in self._targets if name not in fitting]
-        self._counts = [name for name in others if self._counts_something(name)]
+        self._counts = [name for name in others if self._has(name, torch.int64)]
         self._summed = [name for name in others if name not in self._counts]
 
     def _fits(self, name: str) -> bool:
         """Tell whether a tensor may be interpolated: infinities of two networks have no mean."""
-        tensors = [source[name] for source in self._sources]
-        target = self._targets[name]
-        return target.dtype in _PLAIN and all(
-            tensor.dtype == target.dtype and bool(tensor.isfinite().all()) for tensor in tensors
-        )
+        plain = any(self._has(name, dtype) for dtype in _PLAIN)
+        return plain and all(bool(source[name].isfinite().all()) for source in self._sources)
 
-    def _counts_something(self, name: str) -> bool:
-        """Tell whether a tensor has no meaningful mean: `num_batches_tracked`, say."""
-        tensors = [source[name] for source in self._sources]
-        return not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors)
+    def _has(self, name: str, dtype: torch.dtype) -> bool:
+        """Tell whether a tensor is of this dtype, in the module and in all networks."""
+        return all(each[name].dtype == dtype for each in (self._targets, *self._sources))
 
     def arrange(self, layout: torch.memory_format) -> None:
         """Bring weights of four axes into `layout`; networks too, unless they are on the CPU."""

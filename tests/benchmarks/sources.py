@@ -65,8 +65,8 @@ def _modules(*names: str) -> tuple[str, ...]:
 _ALIGN = ("mergekit_perm/*.py", *_packages("align"))
 # What runs networks on data: methods that compare weights do not.
 _ON_DATA = (
-    "activation_matching", "activations", "balance", "exchanges", "guidance", "mixed", "mixtures",
-    "sinkhorn", "sinkhorn_losses", "sites", "straight_through",
+    "activation_matching", "activations", "balance", "exchanges", "guidance", "incumbent", "mixed",
+    "mixtures", "sinkhorn", "sinkhorn_losses", "sites", "straight_through",
 )  # fmt: skip
 _BY_WEIGHTS = (*_ALIGN, *(f"!mergekit_perm/align/{name}.py" for name in _ON_DATA))
 # Training is not among it: the zoo's networks are trained once, and rows of barriers have their

@@ -116,6 +116,13 @@ class Insists(Skips):
         return self.norm(self.conv(x)).mean((2, 3))
 
 
+class Single(nn.Module):
+    """Goes on in single precision."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
+
+
 class Doubled(nn.Conv2d):
     """A convolution that does something else with its weights."""
 
@@ -153,6 +160,30 @@ def test_linear_layers_too(bias: bool, affine: bool) -> None:
     found, plain, fused = outputs(module, inputs)
     assert found == 1
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_of_all_kinds_at_once_stay_where_they_are() -> None:
+    """With a bias and without, scaled and not, in double precision and single."""
+    first = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6, affine=False)).double()
+    last = nn.Sequential(
+        nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4, eps=0.1), nn.Linear(4, 3), nn.BatchNorm1d(3)
+    )
+    module = trained_looking(nn.Sequential(first, Single(), last))
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    inputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(2)).double()
+
+    norms = FusedNorms.of(module, inputs)
+
+    places = []
+    for _ in range(2):
+        module.load_state_dict(state)
+        with torch.no_grad():
+            plain = module(inputs)
+            with norms.fused():
+                places.append([parameter.data_ptr() for parameter in module.parameters()])
+                torch.testing.assert_close(module(inputs), plain, rtol=1e-5, atol=1e-6)
+    assert len(norms) == 3
+    assert places[0] == places[1]
 
 
 def test_a_fresh_norm_that_would_change_nothing_hides_no_fault() -> None:

@@ -80,6 +80,21 @@ def test_a_mix_takes_as_few_operations_as_kinds_of_tensors() -> None:
     assert seen.times["copy_"] == len(wide)
 
 
+def test_what_counts_in_another_dtype_is_copied_as_well() -> None:
+    module, a = network(0)
+    module.register_buffer("mask", torch.tensor([True, False]))
+    module.register_buffer("bits", torch.tensor([0, 0], dtype=torch.uint16))
+    b = network(1)[1]
+    for state, mask in ((a, [1, 1]), (b, [0, 5])):
+        state["mask"] = torch.tensor(mask)
+        state["bits"] = torch.tensor(mask, dtype=torch.uint16)
+
+    written = Mixer(module, [a, b]).set((0.0, 1.0)).state_dict()
+
+    assert written["mask"].tolist() == [False, True]
+    assert written["bits"].tolist() == [0, 5]
+
+
 def test_a_mixer_leaves_out_what_has_no_weight() -> None:
     module, a = network(0)
     b, c = network(1)[1], network(2)[1]
