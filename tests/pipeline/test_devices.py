@@ -22,5 +22,8 @@ def test_an_accelerator_gives_the_figures_of_the_cpu(small: Callable[..., RunSpe
     cpu = pipeline.run(read, out="cpu", device="cpu")
     cuda = pipeline.run(read, out="cuda", device="cuda")
     assert cuda.provenance.device.startswith("cuda")
+    # Losses differ by rounding; of 450 test examples two may be told apart the other way by it.
+    apart = {"loss": 1e-4, "error": 2 / 450}
     for one, other in zip(cpu.barriers, cuda.barriers, strict=True):
-        assert other.barrier == pytest.approx(one.barrier, abs=1e-4)
+        assert other.metric == one.metric
+        assert other.barrier == pytest.approx(one.barrier, abs=apart[one.metric])
